@@ -77,7 +77,18 @@ func TestBadInputsAreConditions(t *testing.T) {
 	failed = bounded.Value[string](t, pool, "select id::text from pawl.task where instance_id = $1", failed)
 	bounded.Exec(t, pool, "select pawl.create_one('packing')")
 
+	// What was folded is used, and something is not.
+	bounded.Exec(t, pool, "select pawl.register_workflow($1)", `{"name": "seat", "initial": "HELD", "search": {"f": "$.context.f"}, "states": {
+		"HELD": {"on": {"sell": [{"target": "SOLD"}]}}, "SOLD": {"type": "final", "outcome": "completed"}}}`)
+	bounded.Exec(t, pool, `select pawl.create_one('seat', '{"f": "x"}'), pawl.create_one('seat', '{"f": 1}')`)
+	bounded.Exec(t, pool, "select pawl.consumer_create('insight', true)")
+	bounded.Exec(t, pool, "select pawl.consumer_lead('insight', 'tester', '1 hour')")
+	dbtest.Number(t, pool)
+	bounded.Exec(t, pool, "select pawl.insight_fold('tester', 1, 1000, '1 hour')")
+	bounded.Exec(t, pool, `select pawl.create_one('seat', '{"f": "y"}')`)
+
 	// The arguments of each function that will do. Others have their defaults.
+	noOne := `'[{"name": "f", "op": "=", "kind": "text", "value": "x"}]'`
 	good := map[string]map[string]string{
 		"create_one":                 {"p_workflow": "'door'"},
 		"fire_one":                   {"p_id": "'" + instance + "'", "p_event": "'open'"},
@@ -113,6 +124,13 @@ func TestBadInputsAreConditions(t *testing.T) {
 		"state_names":                {"p_limit": "10"},
 		"count_commands":             {"p_tenants": "'{default}'", "p_workflows": "'{door}'", "p_events": "'{open}'", "p_outcomes": "'{applied}'", "p_key_results": "'{new}'", "p_commands": "'{1}'", "p_instances": "'{00000000-0000-0000-0000-000000000000}'"},
 		"insight_as_of":              {},
+		"list_place":                 {"p_most": "10"},
+		"instances_in_states":        {"p_tenant": "'default'", "p_workflows": "'{door}'", "p_states": "'{CLOSED}'", "p_statuses": "null", "p_created_after": "null", "p_created_before": "null", "p_stuck_for": "null", "p_by_change": "false", "p_ascending": "true", "p_after_change": "null", "p_after_id": "null", "p_limit": "10", "p_most": "1000"},
+		"instances_where":            {"p_tenant": "'default'", "p_workflow": "'seat'", "p_conditions": noOne, "p_states": "null", "p_statuses": "null", "p_ascending": "true", "p_after": "null", "p_limit": "10", "p_few": "10", "p_probes": "10", "p_most": "1000"},
+		"reindex_workflow":           {"p_workflow": "'seat'", "p_limit": "10"},
+		"insight_fold":               {"p_leader": "'tester'", "p_term": "1", "p_limit": "10", "p_lease": "'1 hour'"},
+		"score_forecasts":            {"p_leader": "'tester'", "p_term": "1", "p_limit": "10"},
+		"finding_look":               {"p_limit": "10", "p_every": "'1 s'"},
 		"workflow_names":             {"p_limit": "10"},
 		"purge_keys":                 {"p_limit": "10"},
 		"purge_archived":             {"p_tenant": "'default'", "p_ids": "array['" + instance + "']::uuid[]", "p_before": "now()"},
@@ -140,12 +158,28 @@ func TestBadInputsAreConditions(t *testing.T) {
 		}
 		types[f[0]][f[1]] = f[2]
 	}
+	// Conditions are wrong in ways of their own.
+	conditions := []string{
+		"null", "'null'", `'"x"'`, "'1'", "'{}'", "'[]'", "'[1]'", "'[null]'", "'[[]]'", "'[{}]'",
+		`'[{"name": "f", "op": "~", "kind": "text", "value": "x"}]'`, `'[{"name": "f", "op": "=", "kind": "odd", "value": "x"}]'`,
+		`'[{"name": "g", "op": "=", "kind": "text", "value": "x"}]'`, `'[{"name": "f", "op": "=", "kind": "number", "value": "x"}]'`,
+		`'[{"name": "f", "op": "=", "kind": "time", "value": "x"}]'`, `'[{"name": "f", "op": "=", "kind": "boolean", "value": "x"}]'`,
+		`'[{"name": "f", "op": "<", "kind": "boolean", "value": "true"}]'`, `'[{"name": "f", "op": "^", "kind": "number", "value": "1"}]'`,
+		`'[{"name": "f", "op": "=", "kind": "text", "value": null}]'`, `'[{"name": ["f"], "op": {}, "kind": 1, "value": []}]'`,
+		`jsonb_build_array(jsonb_build_object('name', 'f', 'op', '=', 'kind', 'text', 'value', repeat('x', 70000)))`,
+		`jsonb_build_array(jsonb_build_object('name', 'f', 'op', '>', 'kind', 'number', 'value', repeat('9', 70000)))`,
+		`jsonb_build_array(jsonb_build_object('name', 'f', 'op', '>', 'kind', 'number', 'value', '1e200000'))`,
+		`'[{"name": "f", "op": "=", "kind": "time", "value": "infinity"}]'`,
+		`(select jsonb_agg(jsonb_build_object('name', 'f', 'op', '=', 'kind', 'text', 'value', 'x')) from generate_series(1, 1000))`,
+	}
 	conn := connect(t, pool)
 	for function, given := range map[string]map[string]string{ // Other ways to call the same functions.
-		"fire_by_key without start": {"p_workflow": "'door'", "p_business_key": "'held'", "p_event": "'open'"},
-		"backtest by definition":    {"p_workflow": "'door'", "p_ids": "array['" + instance + "']::uuid[]", "p_definition": "'" + door + "'"},
-		"simulate a creation":       {"p_workflow": "'door'", "p_workflow_version": "1", "p_position": `'{"context": {}}'`, "p_event": "null", "p_payload": "'{}'", "p_checked": "'*'"},
-		"delivery_replay a filter":  {"p_tenant": "'default'", "p_ids": "null", "p_subscription": "null", "p_status": "'dead'", "p_from": "null", "p_to": "null", "p_after": "null", "p_limit": "10"},
+		"fire_by_key without start":     {"p_workflow": "'door'", "p_business_key": "'held'", "p_event": "'open'"},
+		"backtest by definition":        {"p_workflow": "'door'", "p_ids": "array['" + instance + "']::uuid[]", "p_definition": "'" + door + "'"},
+		"instances_where by scan":       {"p_tenant": "'default'", "p_workflow": "'seat'", "p_conditions": noOne, "p_states": "'{HELD}'", "p_statuses": "'{active}'", "p_ascending": "false", "p_after": "null", "p_limit": "10", "p_few": "0", "p_probes": "10", "p_most": "null"},
+		"instances_in_states by change": {"p_tenant": "'default'", "p_workflows": "'{door}'", "p_states": "'{CLOSED}'", "p_statuses": "'{active}'", "p_created_after": "now()", "p_created_before": "now()", "p_stuck_for": "'1 s'", "p_by_change": "true", "p_ascending": "false", "p_after_change": "now()", "p_after_id": "'ffffffff-ffff-ffff-ffff-ffffffffffff'", "p_limit": "10", "p_most": "1000"},
+		"simulate a creation":           {"p_workflow": "'door'", "p_workflow_version": "1", "p_position": `'{"context": {}}'`, "p_event": "null", "p_payload": "'{}'", "p_checked": "'*'"},
+		"delivery_replay a filter":      {"p_tenant": "'default'", "p_ids": "null", "p_subscription": "null", "p_status": "'dead'", "p_from": "null", "p_to": "null", "p_after": "null", "p_limit": "10"},
 	} {
 		good[function] = given
 	}
@@ -180,6 +214,7 @@ func TestBadInputsAreConditions(t *testing.T) {
 				if !strings.HasPrefix(said.Detail, `{"code": "`) {
 					t.Errorf("%s with %s => %s: the detail is %q", function, changed, value, said.Detail)
 				}
+			case said.Code == "55000" && changed == "p_most": // As the function says it does.
 			case strings.HasPrefix(said.Code, "22") && said.Where == "", strings.HasPrefix(said.Code, "42") && said.Where == "":
 				// It did not get as far as pawl.
 			default:
@@ -193,6 +228,11 @@ func TestBadInputsAreConditions(t *testing.T) {
 		for _, name := range slices.Sorted(maps.Keys(types[function])) {
 			for _, value := range badInputs[types[function][name]] {
 				try(name, value)
+			}
+			if name == "p_conditions" {
+				for _, value := range conditions {
+					try(name, value)
+				}
 			}
 		}
 	}

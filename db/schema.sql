@@ -4021,6 +4021,8 @@ declare
   v_deliveries record;
   v_causes record;
 begin
+  perform pawl_private.refuse_malformed(
+    case when p_every between interval '0' and interval '10 years' then null else 'the time between looks is from 0 to 10 years' end);
   opened := 0; closed := 0; more := false;
   select w.* into v_watch from pawl_private.watch w for update skip locked;
   if not found or v_watch.looked_at > v_now - p_every and v_watch.looked_at <= v_now then
@@ -4832,6 +4834,8 @@ declare
   v_after bigint;
   v_until bigint;
 begin
+  perform pawl_private.refuse_malformed(
+    case when p_lease between interval '0' and interval '10 years' then null else 'a lease is from 0 to 10 years' end);
   perform set_config('synchronous_commit', 'off', true);
   select c.position into v_after
   from pawl.consumer c
@@ -4842,7 +4846,7 @@ begin
   if not leads then
     return;
   end if;
-  v_until := pawl_private.log_until(v_after, p_limit);
+  v_until := pawl_private.log_until(v_after, greatest(p_limit, 1));
   if v_until is null then
     update pawl.consumer c set lease_until = v_now + p_lease where c.name = 'insight' and c.lease_until < v_now + p_lease * 2 / 3;
     return;
@@ -4889,12 +4893,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_unfolded uuid[] := pawl_private.unfolded(p_tenant, p_most);
-  v_changed_until timestamptz := pawl.now() - p_stuck_for;
-  v_from uuid := case when p_created_after is not null then pawl.uuid_v7_floor(p_created_after) end;
-  -- No instance is created after it has entered its state.
-  v_before timestamptz := least(p_created_before, v_changed_until) + interval '1 millisecond';
-  v_until uuid := case when v_before is not null then pawl.uuid_v7_floor(v_before) end;
+  v_changed_until timestamptz;
+  v_from uuid;
+  v_before timestamptz;
+  v_until uuid;
 begin
+  v_changed_until := pawl.now() - p_stuck_for;
+  v_from := case when p_created_after is not null then pawl.uuid_v7_floor(p_created_after) end;
+  -- No instance is created after it has entered its state.
+  v_before := least(p_created_before, v_changed_until) + interval '1 millisecond';
+  v_until := case when v_before is not null then pawl.uuid_v7_floor(v_before) end;
   return array(
     select c.id
     from (
@@ -4962,6 +4970,10 @@ begin
       case when not p_ascending then c.id end desc
     limit p_limit
   );
+exception
+  when data_exception then
+    perform pawl_private.refuse_malformed(sqlerrm);
+    raise;
 end
 $$;
 revoke execute on function pawl.instances_in_states(text,text[],text[],text[],timestamp with time zone,timestamp with time zone,interval,boolean,boolean,timestamp with time zone,uuid,integer,integer) from public;
@@ -5069,6 +5081,9 @@ begin
       end if;
     end if;
   end loop;
+exception
+  when data_exception or case_not_found then
+    perform pawl_private.refuse_malformed(sqlerrm);
 end
 $$;
 revoke execute on function pawl.instances_where(text,text,jsonb,text[],text[],boolean,uuid,integer,integer,integer,integer) from public;
@@ -5987,7 +6002,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  v_search jsonb := pawl_private.search_of(p_workflow);
+  v_limit integer := greatest(p_limit, 1);
+  v_search jsonb;
   v_index pawl_private.search_index;
   v_looked integer;
 begin
@@ -5995,17 +6011,22 @@ begin
     perform pawl_private.raise_condition('workflow-not-found', null);
   end if;
   total := (select coalesce(sum(c.instances), 0) from pawl.instance_count c where c.workflow = p_workflow);
+  if pawl_private.search_of(p_workflow) is not null then
+    perform pawl.consumer_create('insight', true);
+    perform from pawl.consumer c where c.name = 'insight' for no key update;
+    select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+    if v_index.search is distinct from pawl_private.search_of(p_workflow) then
+      perform pawl_private.search_begins(p_workflow, null, false);
+      select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+    end if;
+    -- What is indexed is what the row says: a version with another search, which may have come while this transaction waited
+    -- for the locks, writes the row.
+    v_search := v_index.search;
+  end if;
   if v_search is null then
     indexed := total;
     complete := true;
     return;
-  end if;
-  perform pawl.consumer_create('insight', true);
-  perform from pawl.consumer c where c.name = 'insight' for no key update;
-  select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
-  if v_index.search is distinct from v_search then
-    perform pawl_private.search_begins(p_workflow, null, false);
-    select i.* into strict v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
   end if;
   if not v_index.complete then
     with looked as materialized (
@@ -6013,7 +6034,7 @@ begin
       from pawl.residence r
       where (r.tenant_id, r.instance_id) > (v_index.after_tenant, v_index.after_id)
       order by r.tenant_id, r.instance_id
-      limit p_limit
+      limit v_limit
       for no key update
     ),
     value as materialized (
@@ -6044,12 +6065,14 @@ begin
     into v_looked, indexed, v_index.after_tenant, v_index.after_id
     from looked l;
     update pawl_private.search_index i
-    set complete = v_looked < p_limit, indexed = i.indexed + reindex_workflow.indexed,
+    set complete = v_looked < v_limit, indexed = i.indexed + reindex_workflow.indexed,
       after_tenant = coalesce(v_index.after_tenant, i.after_tenant), after_id = coalesce(v_index.after_id, i.after_id)
     where i.workflow = p_workflow
     returning i.* into v_index;
   end if;
   indexed := v_index.indexed;
+  -- Some may have been purged since they were indexed.
+  total := greatest(total, indexed);
   complete := v_index.complete;
 end
 $$;
@@ -12548,7 +12571,8 @@ begin
       limit 1
     ) i
     where not exists (
-        select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and t.left_at is null)
+        select from pawl.task t
+        where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and (t.left_at is null or t.reopened))
       and not exists (select from pawl.undoing u where u.tenant_id = p_tenant and u.instance_id = r.instance_id)
     on conflict do nothing
     returning instance_id
@@ -14915,7 +14939,7 @@ begin
         select h.tenant_id, h.instance_id
         from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq) h
       ) u
-      limit p_most + 1
+      limit p_most::bigint + 1
     ) u;
   end if;
   if v_steps <= p_most then

@@ -1,13 +1,18 @@
 package fsm_test
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
@@ -17,7 +22,7 @@ import (
 // flights is a workflow with search attributes, each of which is a member of the context.
 func flights(search string) string {
 	return `{"name": "flights", "initial": "A", "search": {` + search + `}, "states": {
-		"A": {"on": {"go": {"target": "B", "assign": {"*": ["f", "o"]}}}},
+		"A": {"on": {"go": {"target": "B", "assign": {"*": ["f", "o"]}}, "note": {"assign": {"*": ["f", "g"]}}}},
 		"B": {"on": {"end": "C"}}, "C": {"type": "final"}}}`
 }
 
@@ -222,5 +227,178 @@ func TestReindex(t *testing.T) {
 	}
 	if _, err := s.Reindex(t.Context(), "nothing"); err == nil {
 		t.Error("a workflow that does not exist was indexed")
+	}
+}
+
+// found is how many instances of flights a list by a condition has, and whether it says that some may be missing.
+func found(t *testing.T, s *fsmtest.Service, where string) (items int, incomplete bool) {
+	t.Helper()
+	l, err := s.List(t.Context(), fsm.DefaultTenant, fsm.Filter{Workflows: []string{"flights"}, Where: []string{where}}, fsm.Page{Limit: fsm.MaxLimit})
+	if err != nil || l.Next != "" {
+		t.Fatalf("%s: %v, next %q", where, err, l.Next)
+	}
+	return len(l.Items), l.Incomplete
+}
+
+// wantIndexed checks the index against the contexts: for an attribute that is a member of the context, and a text.
+func wantIndexed(t *testing.T, pool *pgxpool.Pool, name string) {
+	t.Helper()
+	want := bounded.Column[string](t, pool, "select format('%s %s %s', id, $1::text, context ->> $1) from pawl.instance where context ->> $1 is not null order by 1", name)
+	got := bounded.Column[string](t, pool, "select format('%s %s %s', instance_id, name, text_value) from pawl.attribute order by 1")
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("the index (-contexts +attributes):\n%s", diff)
+	}
+}
+
+// holdRow locks a row, and what waits for it, until release.
+func holdRow(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) (release func()) {
+	t.Helper()
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	release = sync.OnceFunc(func() { _ = tx.Rollback(bounded.Context(t)) })
+	t.Cleanup(release)
+	bounded.Exec(t, tx, sql, args...)
+	return release
+}
+
+// A version with other attributes may come while a reindex waits for the fold. What it then indexes counts for that
+// version.
+func TestVersionThatComesDuringAReindex(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, flights(`"f": "$.context.f"`))
+	for n := range 10 {
+		fsmtest.Create(t, s, "flights", fmt.Sprintf(`{"f": "F%d", "g": "G%d", "h": "H%d"}`, n, n, n))
+	}
+	number(t, pool)
+	fold(t, pool)
+	fsmtest.Register(t, s, flights(`"g": "$.context.g"`))
+	waits := func(definition string) {
+		t.Helper()
+		release := holdRow(t, pool, "select from pawl.consumer where name = 'insight' for update")
+		indexed := make(chan error, 1)
+		go func() {
+			_, err := pool.Exec(t.Context(), "select pawl.reindex_workflow('flights', 5)")
+			indexed <- err
+		}()
+		bounded.UntilBlocked(t, pool, 1)
+		fsmtest.Register(t, s, definition)
+		release()
+		if err := bounded.Receive(t, "the reindex", indexed); err != nil {
+			t.Errorf("%s: %v", definition, err)
+		}
+		if i, err := s.Reindex(t.Context(), "flights"); err != nil || !i.Complete || i.Indexed != 10 || i.Total != 10 {
+			t.Errorf("%s: %+v, %v", definition, i, err)
+		}
+	}
+	waits(flights(`"h": "$.context.h"`))
+	if n, incomplete := found(t, s, "h=H*"); n != 10 || incomplete {
+		t.Errorf("%d instances, incomplete: %t", n, incomplete)
+	}
+	wantIndexed(t, pool, "h")
+	waits(strings.Replace(flights(""), `"search": {}, `, "", 1))
+}
+
+// A fold that began before a version with other attributes does not undo what a reindex has done since.
+func TestFoldThatIsUnderWayDuringAReindex(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, flights(`"f": "$.context.f"`))
+	for n := range 5 {
+		fsmtest.Create(t, s, "flights", fmt.Sprintf(`{"f": "F%d", "g": "G%d"}`, n, n))
+	}
+	number(t, pool)
+	fold(t, pool)
+	id := bounded.Value[uuid.UUID](t, pool, "select id from pawl.instance order by id limit 1")
+	fsmtest.Fire(t, s, id, "note", `{"f": "F9", "g": "G9"}`) // It stays in its state, so that no row of residence is written.
+	number(t, pool)
+	release := holdRow(t, pool, "select from pawl.attribute where instance_id = $1 for update", id)
+	ended := make(chan error, 2)
+	run := func(sql string) {
+		_, err := pool.Exec(t.Context(), sql)
+		ended <- err
+	}
+	go run("select pawl.insight_fold('tester', 1, 1000, '1 year')")
+	bounded.UntilBlocked(t, pool, 1)
+	fsmtest.Register(t, s, flights(`"g": "$.context.g"`))
+	go run("select pawl.reindex_workflow('flights', 100)")
+	bounded.UntilBlocked(t, pool, 2)
+	release()
+	for range 2 {
+		if err := bounded.Receive(t, "the fold and the reindex", ended); err != nil {
+			t.Error(err)
+		}
+	}
+	if n, incomplete := found(t, s, "g=G*"); n != 5 || incomplete {
+		t.Errorf("%d instances, incomplete: %t", n, incomplete)
+	}
+	wantIndexed(t, pool, "g")
+}
+
+// A reindex whose session is killed goes on where it was, and commands do not wait for it. It ends with exactly what the
+// contexts have, whatever was fired and folded meanwhile.
+func TestReindexIsKilled(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, flights(`"f": "$.context.f"`), fsmtest.Counter)
+	const n = 60
+	var ids []uuid.UUID
+	for i := range n {
+		ids = append(ids, fsmtest.Create(t, s, "flights", fmt.Sprintf(`{"f": "F%d", "g": "G%d"}`, i, i)).ID)
+		fsmtest.Create(t, s, "counter", `{"x":0}`)
+	}
+	number(t, pool)
+	fold(t, pool)
+	fsmtest.Register(t, s, flights(`"g": "$.context.g"`))
+	own := fsmtest.Spied(t, pool, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["application_name"] = "reindex" })
+	var calls atomic.Int64
+	firing := bounded.Run(t, "the callers", func(ctx context.Context) error {
+		for i := 0; ctx.Err() == nil; i++ {
+			payload := json.RawMessage(fmt.Sprintf(`{"g": "G%d of %d"}`, i%n, i))
+			if i%7 == 0 {
+				payload = json.RawMessage(`{"g": null}`)
+			}
+			if _, err := s.Fire(context.WithoutCancel(ctx), fsm.FireCommand{ID: ids[i%n], Event: "note", Payload: payload}); err != nil {
+				return err
+			}
+			calls.Add(1)
+		}
+		return nil
+	})
+	indexed := int64(0)
+	for round := range 10 {
+		// The last row to look at is held, so that the reindex waits when it is killed.
+		release := holdRow(t, pool, `select from pawl.residence r
+			where (r.tenant_id, r.instance_id) = (select o.tenant_id, o.instance_id from pawl.residence o order by o.tenant_id desc, o.instance_id desc limit 1)
+			for update`)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := own.Exec(t.Context(), "select pawl.reindex_workflow('flights', 1000)")
+			ended <- err
+		}()
+		bounded.UntilSQL(t, pool, "select count(*) = 1 from pg_stat_activity where datname = current_database() and application_name = 'reindex' and wait_event_type = 'Lock'")
+		before := calls.Load()
+		bounded.True(t, "commands while a reindex waits", func() bool { return calls.Load() > before })
+		bounded.Exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
+			where datname = current_database() and application_name = 'reindex'`)
+		if err := bounded.Receive(t, "the reindex", ended); err == nil {
+			t.Fatal("the reindex was not killed")
+		}
+		release()
+		now := bounded.Value[int64](t, pool, "select indexed from pawl.reindex_workflow('flights', $1)", 3+round)
+		if now < indexed || now == 0 || now >= n {
+			t.Fatalf("%d instances are indexed after %d, of %d: the test shows less than it says", now, indexed, n)
+		}
+		indexed = now
+		number(t, pool)
+		bounded.Exec(t, pool, "select pawl.insight_fold('tester', 1, 20, '1 year')")
+	}
+	bounded.UntilSQL(t, pool, "select complete and indexed = $1 from pawl.reindex_workflow('flights', 9)", n)
+	firing()
+	number(t, pool)
+	fold(t, pool)
+	wantIndexed(t, pool, "g")
+	have := bounded.Value[int](t, pool, "select count(*) from pawl.instance where context ->> 'g' is not null")
+	if items, incomplete := found(t, s, "g=G*"); items != have || incomplete {
+		t.Errorf("%d instances are found, incomplete: %t; want %d", items, incomplete, have)
 	}
 }

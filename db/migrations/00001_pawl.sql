@@ -12166,7 +12166,7 @@ begin
         select h.tenant_id, h.instance_id
         from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq) h
       ) u
-      limit p_most + 1
+      limit p_most::bigint + 1
     ) u;
   end if;
   if v_steps <= p_most then
@@ -12784,6 +12784,7 @@ $$;
 -- p_limit: the most rows of the log
 -- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. steps: how many rows of the log were
 --          read; 0 at its end
+-- Raises:  PW400 malformed-request
 -- Locks:   consumer, finding, stuck_place, residence, instance_count
 -- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour, attribute, finding, stuck_place
 -- +goose StatementBegin
@@ -12798,6 +12799,8 @@ declare
   v_after bigint;
   v_until bigint;
 begin
+  perform pawl_private.refuse_malformed(
+    case when p_lease between interval '0' and interval '10 years' then null else 'a lease is from 0 to 10 years' end);
   perform set_config('synchronous_commit', 'off', true);
   select c.position into v_after
   from pawl.consumer c
@@ -12808,7 +12811,7 @@ begin
   if not leads then
     return;
   end if;
-  v_until := pawl_private.log_until(v_after, p_limit);
+  v_until := pawl_private.log_until(v_after, greatest(p_limit, 1));
   if v_until is null then
     update pawl.consumer c set lease_until = v_now + p_lease where c.name = 'insight' and c.lease_until < v_now + p_lease * 2 / 3;
     return;
@@ -12835,7 +12838,7 @@ $$;
 -- p_after_change, p_after_id: where the page begins, exclusive; null for the first one
 -- p_most:                how many steps without a fold there may be, of all tenants
 -- Returns: at most p_limit ids, in order
--- Raises:  55000 more than p_most steps are not folded yet
+-- Raises:  PW400 malformed-request; 55000 more than p_most steps are not folded yet
 -- +goose StatementBegin
 create function pawl.instances_in_states(
   p_tenant text, p_workflows text[], p_states text[], p_statuses text[], p_created_after timestamptz,
@@ -12855,12 +12858,16 @@ set jit = off
 as $$
 declare
   v_unfolded uuid[] := pawl_private.unfolded(p_tenant, p_most);
-  v_changed_until timestamptz := pawl.now() - p_stuck_for;
-  v_from uuid := case when p_created_after is not null then pawl.uuid_v7_floor(p_created_after) end;
-  -- No instance is created after it has entered its state.
-  v_before timestamptz := least(p_created_before, v_changed_until) + interval '1 millisecond';
-  v_until uuid := case when v_before is not null then pawl.uuid_v7_floor(v_before) end;
+  v_changed_until timestamptz;
+  v_from uuid;
+  v_before timestamptz;
+  v_until uuid;
 begin
+  v_changed_until := pawl.now() - p_stuck_for;
+  v_from := case when p_created_after is not null then pawl.uuid_v7_floor(p_created_after) end;
+  -- No instance is created after it has entered its state.
+  v_before := least(p_created_before, v_changed_until) + interval '1 millisecond';
+  v_until := case when v_before is not null then pawl.uuid_v7_floor(v_before) end;
   return array(
     select c.id
     from (
@@ -12928,6 +12935,10 @@ begin
       case when not p_ascending then c.id end desc
     limit p_limit
   );
+exception
+  when data_exception then
+    perform pawl_private.refuse_malformed(sqlerrm);
+    raise;
 end
 $$;
 -- +goose StatementEnd
@@ -12944,7 +12955,7 @@ $$;
 -- p_most:             how many steps without a fold there may be, of all tenants; null to use nothing that was folded
 -- Returns: ids: at most p_limit. versions: theirs. rest: the last id that was looked at, if the list goes on behind it although the page has
 --          fewer ids; else null. incomplete: whether instances may be missing until the workflow is indexed anew
--- Raises:  55000 more than p_most steps are not folded yet
+-- Raises:  PW400 malformed-request; 55000 more than p_most steps are not folded yet
 -- +goose StatementBegin
 create function pawl.instances_where(
   p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid,
@@ -13024,6 +13035,9 @@ begin
       end if;
     end if;
   end loop;
+exception
+  when data_exception or case_not_found then
+    perform pawl_private.refuse_malformed(sqlerrm);
 end
 $$;
 -- +goose StatementEnd
@@ -13071,7 +13085,8 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-  v_search jsonb := pawl_private.search_of(p_workflow);
+  v_limit integer := greatest(p_limit, 1);
+  v_search jsonb;
   v_index pawl_private.search_index;
   v_looked integer;
 begin
@@ -13079,17 +13094,22 @@ begin
     perform pawl_private.raise_condition('workflow-not-found', null);
   end if;
   total := (select coalesce(sum(c.instances), 0) from pawl.instance_count c where c.workflow = p_workflow);
+  if pawl_private.search_of(p_workflow) is not null then
+    perform pawl.consumer_create('insight', true);
+    perform from pawl.consumer c where c.name = 'insight' for no key update;
+    select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+    if v_index.search is distinct from pawl_private.search_of(p_workflow) then
+      perform pawl_private.search_begins(p_workflow, null, false);
+      select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+    end if;
+    -- What is indexed is what the row says: a version with another search, which may have come while this transaction waited
+    -- for the locks, writes the row.
+    v_search := v_index.search;
+  end if;
   if v_search is null then
     indexed := total;
     complete := true;
     return;
-  end if;
-  perform pawl.consumer_create('insight', true);
-  perform from pawl.consumer c where c.name = 'insight' for no key update;
-  select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
-  if v_index.search is distinct from v_search then
-    perform pawl_private.search_begins(p_workflow, null, false);
-    select i.* into strict v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
   end if;
   if not v_index.complete then
     with looked as materialized (
@@ -13097,7 +13117,7 @@ begin
       from pawl.residence r
       where (r.tenant_id, r.instance_id) > (v_index.after_tenant, v_index.after_id)
       order by r.tenant_id, r.instance_id
-      limit p_limit
+      limit v_limit
       for no key update
     ),
     value as materialized (
@@ -13128,12 +13148,14 @@ begin
     into v_looked, indexed, v_index.after_tenant, v_index.after_id
     from looked l;
     update pawl_private.search_index i
-    set complete = v_looked < p_limit, indexed = i.indexed + reindex_workflow.indexed,
+    set complete = v_looked < v_limit, indexed = i.indexed + reindex_workflow.indexed,
       after_tenant = coalesce(v_index.after_tenant, i.after_tenant), after_id = coalesce(v_index.after_id, i.after_id)
     where i.workflow = p_workflow
     returning i.* into v_index;
   end if;
   indexed := v_index.indexed;
+  -- Some may have been purged since they were indexed.
+  total := greatest(total, indexed);
   complete := v_index.complete;
 end
 $$;
@@ -18474,7 +18496,8 @@ begin
       limit 1
     ) i
     where not exists (
-        select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and t.left_at is null)
+        select from pawl.task t
+        where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and (t.left_at is null or t.reopened))
       and not exists (select from pawl.undoing u where u.tenant_id = p_tenant and u.instance_id = r.instance_id)
     on conflict do nothing
     returning instance_id
@@ -18849,6 +18872,7 @@ $$;
 -- finding_look looks for what is wrong, and opens and closes findings. Without the consumer insight it does nothing.
 -- p_limit: bounds what is read, of each kind; p_every: nothing is done if the last look was so short a time ago and was complete
 -- Returns: opened, closed: how many findings, without those that steps and purges close; more: whether more is due
+-- Raises:  PW400 malformed-request
 -- Locks:   watch (if nobody else holds it), consumer, residence (for key share, those that are not locked)
 -- Writes:  watch, finding, stuck_place
 -- +goose StatementBegin
@@ -18871,6 +18895,8 @@ declare
   v_deliveries record;
   v_causes record;
 begin
+  perform pawl_private.refuse_malformed(
+    case when p_every between interval '0' and interval '10 years' then null else 'the time between looks is from 0 to 10 years' end);
   opened := 0; closed := 0; more := false;
   select w.* into v_watch from pawl_private.watch w for update skip locked;
   if not found or v_watch.looked_at > v_now - p_every and v_watch.looked_at <= v_now then

@@ -3,6 +3,7 @@
 -- p_limit: the most rows of the log
 -- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. steps: how many rows of the log were
 --          read; 0 at its end
+-- Raises:  PW400 malformed-request
 -- Locks:   consumer, finding, stuck_place, residence, instance_count
 -- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour, attribute, finding, stuck_place
 create function pawl.insight_fold(
@@ -16,6 +17,8 @@ declare
   v_after bigint;
   v_until bigint;
 begin
+  perform pawl_private.refuse_malformed(
+    case when p_lease between interval '0' and interval '10 years' then null else 'a lease is from 0 to 10 years' end);
   perform set_config('synchronous_commit', 'off', true);
   select c.position into v_after
   from pawl.consumer c
@@ -26,7 +29,7 @@ begin
   if not leads then
     return;
   end if;
-  v_until := pawl_private.log_until(v_after, p_limit);
+  v_until := pawl_private.log_until(v_after, greatest(p_limit, 1));
   if v_until is null then
     update pawl.consumer c set lease_until = v_now + p_lease where c.name = 'insight' and c.lease_until < v_now + p_lease * 2 / 3;
     return;

@@ -8,7 +8,7 @@
 -- p_after_change, p_after_id: where the page begins, exclusive; null for the first one
 -- p_most:                how many steps without a fold there may be, of all tenants
 -- Returns: at most p_limit ids, in order
--- Raises:  55000 more than p_most steps are not folded yet
+-- Raises:  PW400 malformed-request; 55000 more than p_most steps are not folded yet
 create function pawl.instances_in_states(
   p_tenant text, p_workflows text[], p_states text[], p_statuses text[], p_created_after timestamptz,
   p_created_before timestamptz, p_stuck_for interval, p_by_change boolean, p_ascending boolean, p_after_change timestamptz,
@@ -27,12 +27,16 @@ set jit = off
 as $$
 declare
   v_unfolded uuid[] := pawl_private.unfolded(p_tenant, p_most);
-  v_changed_until timestamptz := pawl.now() - p_stuck_for;
-  v_from uuid := case when p_created_after is not null then pawl.uuid_v7_floor(p_created_after) end;
-  -- No instance is created after it has entered its state.
-  v_before timestamptz := least(p_created_before, v_changed_until) + interval '1 millisecond';
-  v_until uuid := case when v_before is not null then pawl.uuid_v7_floor(v_before) end;
+  v_changed_until timestamptz;
+  v_from uuid;
+  v_before timestamptz;
+  v_until uuid;
 begin
+  v_changed_until := pawl.now() - p_stuck_for;
+  v_from := case when p_created_after is not null then pawl.uuid_v7_floor(p_created_after) end;
+  -- No instance is created after it has entered its state.
+  v_before := least(p_created_before, v_changed_until) + interval '1 millisecond';
+  v_until := case when v_before is not null then pawl.uuid_v7_floor(v_before) end;
   return array(
     select c.id
     from (
@@ -100,5 +104,9 @@ begin
       case when not p_ascending then c.id end desc
     limit p_limit
   );
+exception
+  when data_exception then
+    perform pawl_private.refuse_malformed(sqlerrm);
+    raise;
 end
 $$;

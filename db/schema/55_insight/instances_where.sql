@@ -8,7 +8,7 @@
 -- p_most:             how many steps without a fold there may be, of all tenants; null to use nothing that was folded
 -- Returns: ids: at most p_limit. versions: theirs. rest: the last id that was looked at, if the list goes on behind it although the page has
 --          fewer ids; else null. incomplete: whether instances may be missing until the workflow is indexed anew
--- Raises:  55000 more than p_most steps are not folded yet
+-- Raises:  PW400 malformed-request; 55000 more than p_most steps are not folded yet
 create function pawl.instances_where(
   p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid,
   p_limit integer, p_few integer, p_probes integer, p_most integer, out ids uuid[], out versions bigint[], out rest uuid, out incomplete boolean
@@ -87,5 +87,8 @@ begin
       end if;
     end if;
   end loop;
+exception
+  when data_exception or case_not_found then
+    perform pawl_private.refuse_malformed(sqlerrm);
 end
 $$;

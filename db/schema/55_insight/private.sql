@@ -100,7 +100,7 @@ begin
         select h.tenant_id, h.instance_id
         from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq) h
       ) u
-      limit p_most + 1
+      limit p_most::bigint + 1
     ) u;
   end if;
   if v_steps <= p_most then

@@ -16,7 +16,8 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-  v_search jsonb := pawl_private.search_of(p_workflow);
+  v_limit integer := greatest(p_limit, 1);
+  v_search jsonb;
   v_index pawl_private.search_index;
   v_looked integer;
 begin
@@ -24,17 +25,22 @@ begin
     perform pawl_private.raise_condition('workflow-not-found', null);
   end if;
   total := (select coalesce(sum(c.instances), 0) from pawl.instance_count c where c.workflow = p_workflow);
+  if pawl_private.search_of(p_workflow) is not null then
+    perform pawl.consumer_create('insight', true);
+    perform from pawl.consumer c where c.name = 'insight' for no key update;
+    select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+    if v_index.search is distinct from pawl_private.search_of(p_workflow) then
+      perform pawl_private.search_begins(p_workflow, null, false);
+      select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+    end if;
+    -- What is indexed is what the row says: a version with another search, which may have come while this transaction waited
+    -- for the locks, writes the row.
+    v_search := v_index.search;
+  end if;
   if v_search is null then
     indexed := total;
     complete := true;
     return;
-  end if;
-  perform pawl.consumer_create('insight', true);
-  perform from pawl.consumer c where c.name = 'insight' for no key update;
-  select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
-  if v_index.search is distinct from v_search then
-    perform pawl_private.search_begins(p_workflow, null, false);
-    select i.* into strict v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
   end if;
   if not v_index.complete then
     with looked as materialized (
@@ -42,7 +48,7 @@ begin
       from pawl.residence r
       where (r.tenant_id, r.instance_id) > (v_index.after_tenant, v_index.after_id)
       order by r.tenant_id, r.instance_id
-      limit p_limit
+      limit v_limit
       for no key update
     ),
     value as materialized (
@@ -73,12 +79,14 @@ begin
     into v_looked, indexed, v_index.after_tenant, v_index.after_id
     from looked l;
     update pawl_private.search_index i
-    set complete = v_looked < p_limit, indexed = i.indexed + reindex_workflow.indexed,
+    set complete = v_looked < v_limit, indexed = i.indexed + reindex_workflow.indexed,
       after_tenant = coalesce(v_index.after_tenant, i.after_tenant), after_id = coalesce(v_index.after_id, i.after_id)
     where i.workflow = p_workflow
     returning i.* into v_index;
   end if;
   indexed := v_index.indexed;
+  -- Some may have been purged since they were indexed.
+  total := greatest(total, indexed);
   complete := v_index.complete;
 end
 $$;

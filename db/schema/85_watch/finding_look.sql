@@ -1,6 +1,7 @@
 -- finding_look looks for what is wrong, and opens and closes findings. Without the consumer insight it does nothing.
 -- p_limit: bounds what is read, of each kind; p_every: nothing is done if the last look was so short a time ago and was complete
 -- Returns: opened, closed: how many findings, without those that steps and purges close; more: whether more is due
+-- Raises:  PW400 malformed-request
 -- Locks:   watch (if nobody else holds it), consumer, residence (for key share, those that are not locked)
 -- Writes:  watch, finding, stuck_place
 create function pawl.finding_look(p_limit integer, p_every interval, out opened bigint, out closed bigint, out more boolean)
@@ -22,6 +23,8 @@ declare
   v_deliveries record;
   v_causes record;
 begin
+  perform pawl_private.refuse_malformed(
+    case when p_every between interval '0' and interval '10 years' then null else 'the time between looks is from 0 to 10 years' end);
   opened := 0; closed := 0; more := false;
   select w.* into v_watch from pawl_private.watch w for update skip locked;
   if not found or v_watch.looked_at > v_now - p_every and v_watch.looked_at <= v_now then

@@ -81,7 +81,8 @@ begin
       limit 1
     ) i
     where not exists (
-        select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and t.left_at is null)
+        select from pawl.task t
+        where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and (t.left_at is null or t.reopened))
       and not exists (select from pawl.undoing u where u.tenant_id = p_tenant and u.instance_id = r.instance_id)
     on conflict do nothing
     returning instance_id
