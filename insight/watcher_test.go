@@ -20,15 +20,22 @@ import (
 // watched returns a database whose clock stands still, with workflows, a sequencer and a folder.
 func watched(t *testing.T, definitions ...string) *pgxpool.Pool {
 	t.Helper()
-	pool := dbtest.New(t)
+	pool, _ := watchedUntil(t, definitions...)
+	return pool
+}
+
+// watchedUntil is watched with a folder that can be stopped.
+func watchedUntil(t *testing.T, definitions ...string) (pool *pgxpool.Pool, stop func()) {
+	t.Helper()
+	pool = dbtest.New(t)
 	dbtest.SetClock(t, pool, fsmtest.Noon)
 	for _, definition := range definitions {
 		bounded.Exec(t, pool, "select pawl.register_workflow($1::jsonb)", definition)
 	}
 	outboxtest.Number(t, pool)
-	fold(t, pool, 100)
+	stop = fold(t, pool, 100)
 	folded(t, pool)
-	return pool
+	return pool, stop
 }
 
 // made creates instances of a workflow, and waits until they are folded.
@@ -175,15 +182,17 @@ func TestLookFindsWhatComesLate(t *testing.T) {
 	pool := watched(t, waiting(`"stuck_after": "1h",`))
 	made(t, pool, "waiting", 1)
 	bounded.Exec(t, pool, "select pawl.register_workflow($1::jsonb)", waiting(`"stuck_after": "1h", "description": "v2",`))
+	dbtest.Advance(t, pool, time.Minute)
+	made(t, pool, "waiting", 1) // Of version 2: it is not migrated.
 	dbtest.Advance(t, pool, 2*time.Hour)
-	wantOpen(t, pool, "slow WAIT")
+	wantOpen(t, pool, "slow WAIT", "slow WAIT")
 	bounded.Exec(t, pool, "select pawl.migrate_instances('default', 'waiting', 1, 2, '{}', null, 5)")
 	folded(t, pool)
-	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding where closed_at is null"); n != 0 {
-		t.Errorf("%d findings are open after the migration, want none before the next look", n)
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding where closed_at is null"); n != 1 {
+		t.Errorf("%d findings are open after the migration, want one before the next look", n)
 	}
-	wantOpen(t, pool, "slow WAIT")
-	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding"); n != 2 {
+	wantOpen(t, pool, "slow WAIT", "slow WAIT")
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding"); n != 3 {
 		t.Errorf("%d findings, want one for each visit", n)
 	}
 }
@@ -243,9 +252,7 @@ func TestDeadLettersAreFound(t *testing.T) {
 	t.Parallel()
 	pool := watched(t, strings.Replace(waiting(""), `"initial"`, `"retention": "1h", "initial"`, 1))
 	ids := made(t, pool, "waiting", 2)
-	subscription := bounded.Value[string](t, pool, "select (pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_x', 'tester')).id::text")
-	bounded.Exec(t, pool, `insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, last_status, created_at)
-		select 'default', gen_random_uuid(), $1, false, id, 1, 'pawl.instance.created', 'dead', 9, 500, pawl.now() from unnest($2::uuid[]) id`, subscription, ids)
+	dead(t, pool, ids...)
 	wantOpen(t, pool, "delivery-dead WAIT", "delivery-dead WAIT")
 	bounded.Exec(t, pool, "select pawl.fire_one($1, 'go'), pawl.fire_one($1, 'end')", ids[0])
 	folded(t, pool)
@@ -298,4 +305,357 @@ func TestLookReadsWhatIsDue(t *testing.T) {
 	if rows < 1 || rows > 100 {
 		t.Errorf("a look for which nothing is due reads %d rows of residence", rows)
 	}
+}
+
+// What is short is slow after 10 s at the earliest. Of 100 visits 99 count, and only those that ended in the last four weeks.
+func TestDwellThatMakesSlow(t *testing.T) {
+	t.Parallel()
+	left := func(t *testing.T, pool *pgxpool.Pool, n int, after time.Duration) {
+		t.Helper()
+		ids := made(t, pool, "waiting", n)
+		dbtest.Advance(t, pool, after)
+		bounded.Exec(t, pool, "select pawl.fire_one(id, 'go') from unnest($1::uuid[]) id", ids)
+		folded(t, pool)
+	}
+	t.Run("short visits", func(t *testing.T) {
+		t.Parallel()
+		pool := watched(t, waiting(""))
+		left(t, pool, 30, 100*time.Millisecond)
+		made(t, pool, "waiting", 1)
+		dbtest.Advance(t, pool, 9*time.Second)
+		wantOpen(t, pool)
+		dbtest.Advance(t, pool, time.Second)
+		wantOpen(t, pool, "slow WAIT")
+	})
+	t.Run("two of a hundred are long", func(t *testing.T) {
+		t.Parallel()
+		pool := watched(t, waiting(""))
+		left(t, pool, 98, 10*time.Second)
+		left(t, pool, 2, 10*time.Minute)
+		made(t, pool, "waiting", 1)
+		dbtest.Advance(t, pool, 25*time.Minute)
+		wantOpen(t, pool)
+		dbtest.Advance(t, pool, 10*time.Minute)
+		wantOpen(t, pool, "slow WAIT")
+	})
+	t.Run("visits of other days", func(t *testing.T) {
+		t.Parallel()
+		const day = 24 * time.Hour
+		pool := watched(t, waiting(""))
+		left(t, pool, 30, time.Minute)
+		dbtest.Advance(t, pool, 27*day)
+		ids := made(t, pool, "waiting", 1)
+		dbtest.Advance(t, pool, 10*time.Minute)
+		wantOpen(t, pool, "slow WAIT")
+		bounded.Exec(t, pool, "select pawl.fire_one($1, 'go')", ids[0])
+		folded(t, pool)
+		dbtest.Advance(t, pool, day)
+		made(t, pool, "waiting", 1)
+		dbtest.Advance(t, pool, time.Hour)
+		wantOpen(t, pool) // One visit is left.
+	})
+}
+
+// lasting has a state that strands instances of version 1 alone.
+func lasting(event string) string {
+	return fmt.Sprintf(`{"name": "lasting", "initial": "START", "states": {
+		"START": {"stuck_after": "10m", "on": {"lose": [{"target": "LOST"}]}},
+		"LOST": {"stuck_after": "1m"%s}, "DONE": {"type": "final"}}}`, event)
+}
+
+// lasts is what takes instances out of the state.
+const lasts = `, "on": {"end": [{"target": "DONE"}]}`
+
+// Whether an instance is orphaned is what its own version says. One that an instance migration strands is found although
+// it came into the state before others that were looked at.
+func TestOrphanedByVersion(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, lasting(lasts))
+	early := made(t, pool, "lasting", 1)
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'lose')", early[0])
+	folded(t, pool)
+	bounded.Exec(t, pool, "select pawl.register_workflow($1::jsonb)", lasting(", \"always\": [{\"guard\": \"$.context.never == 1\", \"target\": \"DONE\"}]"))
+	dbtest.Advance(t, pool, time.Second)
+	late := made(t, pool, "lasting", 1)
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'lose')", late[0])
+	folded(t, pool)
+	dbtest.Advance(t, pool, 30*time.Second)
+	wantOpen(t, pool, "orphaned LOST")
+	if got := bounded.Value[uuid.UUID](t, pool, "select instance_id from pawl.finding"); got != late[0] {
+		t.Errorf("the finding is about %s, want %s", got, late[0])
+	}
+	bounded.Exec(t, pool, "select pawl.migrate_instances('default', 'lasting', 1, 2, '{}', null, 5)")
+	folded(t, pool)
+	wantOpen(t, pool, "orphaned LOST", "orphaned LOST")
+	// A version after it in which nothing strands changes nothing for them.
+	bounded.Exec(t, pool, "select pawl.register_workflow($1::jsonb)", strings.Replace(lasting(lasts), `"name"`, `"description": "v3", "name"`, 1))
+	made(t, pool, "lasting", 1)
+	bounded.Exec(t, pool, "select pawl.override($1, 'test', '*', p_to => 'START')", late[0])
+	folded(t, pool)
+	wantOpen(t, pool, "orphaned LOST")
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'lose')", late[0])
+	folded(t, pool)
+	dbtest.Advance(t, pool, time.Minute)
+	wantOpen(t, pool, "orphaned LOST", "orphaned LOST")
+	// That an instance was orphaned does not hide that it is slow elsewhere.
+	bounded.Exec(t, pool, "select pawl.override($1, 'test', '*', p_to => 'START')", late[0])
+	folded(t, pool)
+	dbtest.Advance(t, pool, 10*time.Minute)
+	wantOpen(t, pool, "orphaned LOST", "slow START", "slow START")
+}
+
+// A look finds nothing of an instance that has moved since the last fold, also if it is back in the same state.
+func TestLookLeavesOutWhatHasMoved(t *testing.T) {
+	t.Parallel()
+	pool, stop := watchedUntil(t, stranding, waiting(`"stuck_after": "1h",`), tasked)
+	lost, slow, packed := made(t, pool, "stranding", 1)[0], made(t, pool, "waiting", 1)[0], made(t, pool, "tasked", 1)[0]
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'lose')", lost)
+	folded(t, pool)
+	stop()
+	dbtest.Advance(t, pool, 2*time.Hour)
+	bounded.Exec(t, pool, "select pawl.override($1, 'test', '*', p_to => 'START'), pawl.fire_one($2, 'again')", lost, slow)
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'leave')", packed)
+	bounded.Exec(t, pool, "select pawl.override($1, 'test', '*', p_to => 'PACKING')", packed)
+	bounded.Exec(t, pool, "select pawl.complete_work(w.id, w.lease, '{}') from pawl.claim_work('pack', 'w', 10) w")
+	wantOpen(t, pool)
+	fold(t, pool, 100)
+	folded(t, pool)
+	wantOpen(t, pool, "task-dead PACKING")
+	if n := bounded.Value[int](t, pool, "select visit_version from pawl.finding"); n != 3 {
+		t.Errorf("the finding is of the visit that step %d began, want 3", n)
+	}
+}
+
+// A state that everybody has left is looked at again when somebody comes.
+func TestStateThatWasLeft(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, waiting(`"stuck_after": "1h",`))
+	for range 2 {
+		ids := made(t, pool, "waiting", 1)
+		dbtest.Advance(t, pool, time.Hour)
+		wantOpen(t, pool, "slow WAIT")
+		bounded.Exec(t, pool, "select pawl.fire_one($1, 'go')", ids[0])
+		folded(t, pool)
+		dbtest.Advance(t, pool, time.Minute)
+		wantOpen(t, pool)
+	}
+	if next := bounded.Value[string](t, pool, "select next_at::text from pawl_private.stuck_place where state = 'WAIT'"); next != "infinity" {
+		t.Errorf("the next look at a state that nobody is in is due at %s", next)
+	}
+}
+
+// What ends several findings at once ends all of them, however few rows a look may read. Findings of other instances stay.
+func TestLooksInSmallBatches(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, waiting(`"stuck_after": "1h",`), tasked)
+	made(t, pool, "waiting", 5)
+	dbtest.Advance(t, pool, time.Hour)
+	looked(t, pool, 1)
+	wantOpen(t, pool, slices.Repeat([]string{"slow WAIT"}, 5)...)
+	bounded.Exec(t, pool, "select pawl.register_workflow($1::jsonb)", waiting(`"stuck_after": "2h",`))
+	dbtest.Advance(t, pool, time.Minute)
+	looked(t, pool, 2)
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding where closed_at is null"); n != 0 {
+		t.Errorf("%d findings are open after looks in batches, want none", n)
+	}
+
+	// Tasks and dead letters have walks of their own, and do not make more looks due.
+	packed := made(t, pool, "tasked", 3)
+	bounded.Exec(t, pool, "select pawl.complete_work(w.id, w.lease, '{}') from pawl.claim_work('pack', 'w', 10) w")
+	dead(t, pool, packed...)
+	folded(t, pool)
+	for range 6 {
+		looked(t, pool, 1)
+	}
+	want := []string{"delivery-dead PACKING", "delivery-dead PACKING", "delivery-dead PACKING", "task-dead PACKING", "task-dead PACKING", "task-dead PACKING"}
+	open := func() []string {
+		return bounded.Column[string](t, pool, "select concat_ws(' ', kind, state) from pawl.finding where closed_at is null order by 1")
+	}
+	if got := open(); !slices.Equal(got, want) {
+		t.Errorf("after looks in batches %q are open, want %q", got, want)
+	}
+	bounded.Exec(t, pool, "update pawl.delivery set status = 'pending', next_attempt_at = pawl.now()")
+	for range 8 {
+		looked(t, pool, 1)
+	}
+	if got := open(); !slices.Equal(got, want[3:]) {
+		t.Errorf("after replays %q are open, want %q", got, want[3:])
+	}
+	// A walk begins anew behind its end: what is found later, with a smaller id, is found as well.
+	bounded.Exec(t, pool, "update pawl.delivery set status = 'dead', next_attempt_at = null")
+	for range 6 {
+		looked(t, pool, 1)
+	}
+	if got := open(); !slices.Equal(got, want) {
+		t.Errorf("after they are dead again %q are open, want %q", got, want)
+	}
+}
+
+// dead has a dead letter of the first step of each instance.
+func dead(t *testing.T, pool *pgxpool.Pool, ids ...uuid.UUID) {
+	t.Helper()
+	subscription := bounded.Value[string](t, pool, "select (pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_x', 'tester')).id::text")
+	bounded.Exec(t, pool, `insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, last_status, created_at)
+		select 'default', gen_random_uuid(), $1, false, id, 1, 'pawl.instance.created', 'dead', 9, 500, pawl.now() from unnest($2::uuid[]) id`, subscription, ids)
+}
+
+// A task that ended badly orphans its instance if nothing else moves it, and that hides that it is slow. What an operator
+// makes of the task closes its finding, and a retry that ends badly opens another.
+func TestOperatorsActOnTasks(t *testing.T) {
+	t.Parallel()
+	alone := strings.Replace(tasked, `,
+		"on": {"leave": [{"target": "LEFT"}]}}`, "}", 1)
+	pool := watched(t, strings.NewReplacer(`"invoke"`, `"stuck_after": "2h", "invoke"`, `"1h"`, `"30d"`).Replace(alone))
+	failed := func() {
+		t.Helper()
+		bounded.Exec(t, pool, "select pawl.fail_work(w.id, w.lease, 'no paper') from pawl.claim_work('pack', 'w', 10) w")
+		folded(t, pool)
+	}
+	made(t, pool, "tasked", 1)
+	failed()
+	dbtest.Advance(t, pool, 9*time.Second)
+	wantOpen(t, pool, "task-dead PACKING") // For 10 s nothing is orphaned.
+	dbtest.Advance(t, pool, time.Second)
+	wantOpen(t, pool, "task-dead PACKING", "orphaned PACKING")
+
+	instance := made(t, pool, "tasked", 1)[0]
+	dbtest.Advance(t, pool, 3*time.Hour)
+	wantOpen(t, pool, "task-dead PACKING", "orphaned PACKING", "slow PACKING")
+	failed()
+	wantOpen(t, pool, "task-dead PACKING", "orphaned PACKING", "task-dead PACKING", "orphaned PACKING")
+	bounded.Exec(t, pool, "select pawl.task_retry('default', id, 'again') from pawl.task where instance_id = $1", instance)
+	wantOpen(t, pool, "task-dead PACKING", "orphaned PACKING", "orphaned PACKING") // The next step ends that it is orphaned.
+	failed()
+	wantOpen(t, pool, "task-dead PACKING", "orphaned PACKING", "task-dead PACKING", "orphaned PACKING")
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding where instance_id = $1 and kind = 'task-dead'", instance); n != 2 {
+		t.Errorf("the task that was tried again has %d findings, want 2", n)
+	}
+}
+
+// Of tasks that ended after their state was left, those are found that may have had an effect; once for each end.
+func TestLateTasks(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, tasked)
+	ids := made(t, pool, "tasked", 3)
+	bounded.Exec(t, pool, `
+		create table claimed as select w.id, w.lease, w.instance_id from pawl.claim_work('pack', 'w', 10) w;
+		select pawl.fire_one(instance_id, 'leave') from claimed`)
+	end := func(i int, how string) {
+		t.Helper()
+		bounded.Exec(t, pool, "select pawl."+how+" from claimed where instance_id = $1", ids[i])
+		folded(t, pool)
+	}
+	end(0, "fail_work(id, lease, 'no paper', p_outcome => 'error')")
+	wantOpen(t, pool)
+	end(1, "fail_work(id, lease, 'no answer', p_outcome => 'unknown')")
+	wantOpen(t, pool, "task-late LEFT")
+	end(2, "complete_work(id, lease, '{}')")
+	wantOpen(t, pool, "task-late LEFT", "task-late LEFT")
+	dbtest.Advance(t, pool, time.Minute)
+	bounded.Exec(t, pool, "select pawl.task_retry('default', id, 'again') from claimed where instance_id = $1", ids[1])
+	wantOpen(t, pool, "task-late LEFT")
+	bounded.Exec(t, pool, "select pawl.complete_work(w.id, w.lease, '{}') from pawl.claim_work('pack', 'w', 10) w")
+	folded(t, pool)
+	wantOpen(t, pool, "task-late LEFT", "task-late LEFT")
+	// An operator who says that it had no effect closes it.
+	bounded.Exec(t, pool, "select pawl.task_resolve('default', id, 'error', null, 'asked') from claimed where instance_id = $1", ids[1])
+	wantOpen(t, pool, "task-late LEFT")
+	bounded.Exec(t, pool, "select pawl.override($1, 'test', '*', p_to => 'PACKING')", ids[2])
+	folded(t, pool)
+	wantOpen(t, pool)
+}
+
+// An instance whose task an operator has tried again is not orphaned, also in the state that the task led to before.
+func TestRetriedTaskMoves(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, `{"name": "limbo", "initial": "PACKING", "states": {
+		"PACKING": {"invoke": {"pack": {"work": {"topic": "pack"}, "deadline": "1h",
+			"done": [{"target": "DONE"}], "error": [{"target": "DONE"}], "unknown": [{"target": "LIMBO"}]}}},
+		"LIMBO": {"always": [{"guard": "$.context.never == 1", "target": "DONE"}]},
+		"DONE": {"type": "final", "outcome": "completed"}}}`)
+	made(t, pool, "limbo", 2)
+	bounded.Exec(t, pool, "select pawl.fail_work(w.id, w.lease, 'no answer', p_outcome => 'unknown') from pawl.claim_work('pack', 'w', 10) w")
+	folded(t, pool)
+	tried := bounded.Value[uuid.UUID](t, pool, "select instance_id from pawl.task order by id limit 1")
+	if !bounded.Value[bool](t, pool, "select pawl.task_retry('default', id, 'again') from pawl.task where instance_id = $1", tried) {
+		t.Fatal("the retry will not move the instance")
+	}
+	dbtest.Advance(t, pool, time.Minute)
+	wantOpen(t, pool, "orphaned LIMBO")
+	if bounded.Value[uuid.UUID](t, pool, "select instance_id from pawl.finding") == tried {
+		t.Error("an instance is orphaned that an open task will move")
+	}
+}
+
+// Closed findings are kept for 30 days.
+func TestClosedFindingsAreKept(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, waiting(`"stuck_after": "1h",`))
+	ids := made(t, pool, "waiting", 2)
+	dbtest.Advance(t, pool, 2*time.Hour)
+	wantOpen(t, pool, "slow WAIT", "slow WAIT")
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'go')", ids[0])
+	folded(t, pool)
+	kept := func(want int) {
+		t.Helper()
+		looked(t, pool, 100)
+		if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding"); n != want {
+			t.Errorf("%d findings are kept, want %d", n, want)
+		}
+	}
+	dbtest.Advance(t, pool, 30*24*time.Hour-time.Second)
+	kept(2)
+	dbtest.Advance(t, pool, time.Second)
+	kept(1) // The open one.
+}
+
+// A clock that goes back stops neither the looks nor the fold, and no finding ends before it began.
+func TestClockGoesBack(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, waiting(`"stuck_after": "1h",`))
+	ids := made(t, pool, "waiting", 1)
+	dbtest.Advance(t, pool, 2*time.Hour)
+	wantOpen(t, pool, "slow WAIT")
+	dbtest.Advance(t, pool, -30*time.Minute)
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'go')", ids[0])
+	folded(t, pool)
+	if !bounded.Value[bool](t, pool, "select closed_at = opened_at from pawl.finding") {
+		t.Error("the finding is not closed when it was opened")
+	}
+	bounded.Exec(t, pool, "select pawl.finding_look(100, '1 day')")
+	if !bounded.Value[bool](t, pool, "select looked_at = pawl.now() from pawl_private.watch") {
+		t.Error("a look waits for the time of the last one")
+	}
+}
+
+// One look in an interval is enough, unless it was not complete, and without the consumer there is none.
+func TestLooksAreRare(t *testing.T) {
+	t.Parallel()
+	pool, stop := watchedUntil(t, waiting(`"stuck_after": "1h",`), stranding)
+	looked(t, pool, 100)
+	made(t, pool, "waiting", 5)
+	ids := made(t, pool, "stranding", 5)
+	bounded.Exec(t, pool, "select pawl.fire_one(id, 'lose') from unnest($1::uuid[]) id", ids)
+	folded(t, pool)
+	look := func(batch, want int) (opened int) {
+		t.Helper()
+		opened = bounded.Value[int](t, pool, "select opened from pawl.finding_look($1, '20 s')", batch)
+		if want >= 0 && opened != want {
+			t.Errorf("a look opens %d findings, want %d", opened, want)
+		}
+		return opened
+	}
+	dbtest.Advance(t, pool, 19*time.Second)
+	look(100, 0)
+	dbtest.Advance(t, pool, time.Second)
+	look(100, 5) // All that are orphaned.
+	dbtest.Advance(t, pool, 2*time.Hour)
+	look(100, 5-look(1, -1))
+	made(t, pool, "waiting", 1)
+	dbtest.Advance(t, pool, time.Hour)
+	stop()
+	bounded.Exec(t, pool, "update pawl.consumer set name = 'another' where name = 'insight'")
+	look(100, 0)
+	bounded.Exec(t, pool, "update pawl.consumer set name = 'insight' where name = 'another'")
+	look(100, 1)
 }
