@@ -1,7 +1,9 @@
 package httpapi_test
 
 import (
+	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,4 +68,51 @@ func TestForecast(t *testing.T) {
 	a.fire(id, "end", `{}`).want(http.StatusOK)
 	a.get(forecast).want(http.StatusConflict, "instance-final")
 	a.get("/v1/instances/0195a302-6b1d-7c52-9e0f-4a5b6c7d8e9f/forecast").want(http.StatusNotFound, "instance-not-found")
+}
+
+// There is no forecast for a state that nobody has left, however many instances have been elsewhere, and none that passes
+// through one.
+func TestForecastOfAStateNobodyWasIn(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.register(`{"name": "rare", "initial": "USUAL", "states": {"USUAL": {"on": {"end": "DONE", "stray": "RARE"}}, "RARE": {"on": {"end": "DONE"}}, "DONE": {"type": "final"}}}`)
+	bounded.Exec(t, a.pool, `do $$ begin
+		for i in 1..40 loop perform pawl.fire_one((pawl.create_one('rare')).id, 'end'); end loop;
+	end $$`)
+	usual, rare := a.create("rare", ""), a.create("rare", "")
+	a.fire(rare, "stray", "").want(http.StatusOK)
+	a.folded()
+	a.get("/v1/instances/"+rare+"/forecast").want(http.StatusConflict, "too-few-samples").wantAt("detail", "0 visits of the state RARE have ended in the last 90 days, and a forecast needs 30")
+	a.get("/v1/instances/"+usual+"/forecast").want(http.StatusOK).wantAt("sample", "41", "next.0.state", "DONE", "next.1.state", "RARE")
+}
+
+// When all instances are stuck at once, each has its finding, the lists have all of them, and there is a way out.
+func TestEverythingIsStuck(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	const n = 230
+	a.register(`{"name": "sunk", "initial": "SUNK", "states": {"SUNK": {"always": [{"guard": "$.context.never == 1", "target": "DONE"}]}, "DONE": {"type": "final"}}}`)
+	dbtest.SetClock(t, a.pool, at("2026-03-01T09:00:00Z"))
+	ids := bounded.Column[string](t, a.pool, "select (pawl.create_one('sunk')).id::text from generate_series(1, $1)", n)
+	a.folded()
+	dbtest.Advance(t, a.pool, time.Hour)
+	bounded.UntilSQL(t, a.pool, "select not more from pawl.finding_look(50, '0 s')")
+	a.get("/v1/findings?open=true").want(http.StatusOK).wantAt("items.0.kind", "orphaned", "items.0.state", "SUNK", "items.0.since", "2026-03-01T09:00:00.000000Z")
+	found := a.pages("/v1/findings?open=true&workflow=sunk", "instance_id", nil)
+	slices.Sort(found)
+	slices.Sort(ids)
+	if !slices.Equal(found, ids) {
+		t.Errorf("%d findings, want one for each of %d instances", len(found), n)
+	}
+	if listed := a.pages("/v1/instances?workflow=sunk&state=SUNK&stuck_for=1h", "id", nil); len(listed) != n {
+		t.Errorf("%d instances are listed, want %d", len(listed), n)
+	}
+	a.get("/v1/workflows/sunk/stats").want(http.StatusOK).wantAt("instances.0.state", "SUNK", "instances.0.instances", fmt.Sprint(n), "states", "[]", "hotspots", "[]")
+	a.get("/v1/instances/"+ids[0]+"/forecast").want(http.StatusConflict, "too-few-samples")
+	a.post("/v1/instances/"+ids[0]+"/override", newKey(), `{"to": "DONE", "reason": "raised by hand"}`, "If-Match", `"1"`).want(http.StatusOK)
+	a.folded()
+	a.get("/v1/findings?instance_id="+ids[0]).want(http.StatusOK).wantAt("items.0.closed_at", "2026-03-01T10:00:00.000000Z", "items.1", missing)
+	if open := a.pages("/v1/findings?open=true&limit=100", "instance_id", nil); len(open) != n-1 {
+		t.Errorf("%d findings are open, want %d", len(open), n-1)
+	}
 }
