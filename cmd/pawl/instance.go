@@ -211,11 +211,12 @@ func (i *instanceList) Run(c *console) error {
 
 // pages reads a list page by page, up to a limit of items; 0 reads all.
 func pages[T any](c *console, f *clientFlags, path string, query url.Values, limit int) ([]T, error) {
-	items := []T{}
+	items, told := []T{}, false
 	for {
 		page := struct {
 			Items      []T     `json:"items"`
 			NextCursor *string `json:"next_cursor"`
+			Incomplete bool    `json:"incomplete"`
 		}{}
 		size := 200
 		if limit > 0 {
@@ -226,6 +227,10 @@ func pages[T any](c *console, f *clientFlags, path string, query url.Values, lim
 			return items, err
 		}
 		items = append(items, page.Items...)
+		if page.Incomplete && !told {
+			told = true
+			c.complain("some instances may be missing until they are indexed: see pawl workflow reindex\n")
+		}
 		if page.NextCursor == nil || limit > 0 && len(items) >= limit {
 			return items, nil
 		}

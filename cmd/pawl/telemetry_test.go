@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -82,6 +83,101 @@ func TestMetrics(t *testing.T) {
 	}
 	if text := metricsOf(t, p.url); strings.Contains(text, "hunter2") || strings.Contains(text, id) || strings.Contains(text, "otel_") || strings.Contains(text, "tenant=") {
 		t.Errorf("the metrics have what they must not have:\n%s", text)
+	}
+}
+
+// Callers who invent events, workflows, routes and methods fill no more than their share of /metrics. Nothing is left
+// uncounted, and what was counted before goes on.
+func TestFloodOfLabels(t *testing.T) {
+	t.Parallel()
+	p := start(t, []string{"DATABASE_URL=" + dbtest.NewDSN(t)}, "serve")
+	mustPawl(t, []string{"PAWL_SERVER=" + p.url}, "workflow", "apply", writeFile(t, "noted.json",
+		`{"name": "noted", "initial": "ON", "states": {"ON": {"on": {"note.*": "ON", "stop": "OFF"}}, "OFF": {"type": "final"}}}`))
+	sent := 0
+	batch := func(n int, command func(int) string) (ids []string) {
+		t.Helper()
+		commands := make([]string, n)
+		for i := range commands {
+			commands[i] = command(i)
+		}
+		// A busy service may put some off.
+		a := bounded.Until(t, "the batch", func() answer {
+			sent += n
+			return mustSend(t, http.StatusOK, http.MethodPost, p.url+"/v1/batch", `{"commands": [`+strings.Join(commands, ",")+`]}`)
+		}, func(a answer) bool { return !strings.Contains(a.body, `"status":503`) })
+		for _, m := range regexp.MustCompile(`"id":\s*"([^"]+)"`).FindAllStringSubmatch(a.body, -1) {
+			ids = append(ids, m[1])
+		}
+		return ids
+	}
+	const n, rounds = 1000, 4
+	ids := batch(n, func(i int) string { return fmt.Sprintf(`{"op": "create", "key": "c%d", "workflow": "noted"}`, i) })
+	if len(ids) != n {
+		t.Fatalf("%d instances are created", len(ids))
+	}
+	fire := func(i, round int, event string) string {
+		return fmt.Sprintf(`{"op": "fire", "key": "f%d-%d", "instance_id": %q, "event": %q}`, round, i, ids[i], event)
+	}
+	for round := range rounds {
+		batch(n, func(i int) string {
+			return fire(i, round, fmt.Sprintf("note.%s-%d-%d", strings.Repeat("x", 40), round, i))
+		})
+	}
+	batch(n, func(i int) string { return fire(i, rounds, fmt.Sprintf("invented-%d", i)) })
+	batch(n, func(i int) string {
+		return fmt.Sprintf(`{"op": "create", "key": "w%d", "workflow": "invented-%d"}`, i, i)
+	})
+	for i := range 50 {
+		for _, method := range []string{http.MethodGet, fmt.Sprintf("INVENTED%d", i)} {
+			in, err := http.NewRequestWithContext(bounded.Context(t), method, fmt.Sprintf("%s/invented-%d", p.url, i), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := http.DefaultClient.Do(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = out.Body.Close()
+		}
+	}
+	batch(n, func(i int) string { return fire(i, rounds+1, "stop") })
+	text := metricsOf(t, p.url)
+	if len(text) >= 1_000_000 {
+		t.Errorf("/metrics has %d bytes", len(text))
+	}
+	if strings.Contains(strings.ToLower(text), "invented") {
+		t.Error("/metrics has what callers have invented")
+	}
+	total, own, counts := 0, 0, map[string]int{}
+	for _, m := range regexp.MustCompile(`(?m)^pawl_(?:commands|requests)_total\{(.*)\} (\d+)$`).FindAllStringSubmatch(text, -1) {
+		count, err := strconv.Atoi(m[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[m[1]] = count
+		if strings.Contains(m[1], "event=") {
+			total += count
+		}
+		if strings.Contains(m[1], `event="note.`) {
+			own++
+		}
+	}
+	if total != sent {
+		t.Errorf("%d commands are counted, want %d", total, sent)
+	}
+	if own == 0 || own == n*rounds {
+		t.Errorf("%d of %d events by a pattern have series of their own: the test shows less than it says", own, n*rounds)
+	}
+	for labels, want := range map[string]int{
+		`event="_other",outcome="unknown-event",workflow="noted"`:       n,
+		`event="_other",outcome="workflow-not-found",workflow="_other"`: n,
+		`event="_create",outcome="applied",workflow="noted"`:            n,
+		`method="GET",route="_other",status="404"`:                      50,
+		`method="_other",route="_other",status="404"`:                   50,
+	} {
+		if counts[labels] < want {
+			t.Errorf("%d of %s, want %d", counts[labels], labels, want)
+		}
 	}
 }
 

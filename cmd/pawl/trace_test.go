@@ -141,6 +141,8 @@ func TestCollectorThatHangs(t *testing.T) {
 			env := []string{
 				"DATABASE_URL=" + dbtest.NewDSN(t), "OTEL_EXPORTER_OTLP_ENDPOINT=" + url, "OTEL_BSP_MAX_QUEUE_SIZE=8", "OTEL_BSP_SCHEDULE_DELAY=1",
 				"OTEL_BSP_MAX_EXPORT_BATCH_SIZE=4", "OTEL_METRIC_EXPORT_INTERVAL=100",
+				// Who waits for the collector waits for longer than the test.
+				"OTEL_EXPORTER_OTLP_TIMEOUT=3600000", "OTEL_BSP_EXPORT_TIMEOUT=3600000", "OTEL_METRIC_EXPORT_TIMEOUT=3600000",
 			}
 			p := start(t, env, "serve")
 			mustPawl(t, []string{"PAWL_SERVER=" + p.url}, "workflow", "apply", writeFile(t, "pinger.json", pinger))
@@ -149,6 +151,7 @@ func TestCollectorThatHangs(t *testing.T) {
 			for n := range 100 {
 				sendTraced(t, p.url+"/v1/instances/"+id+"/actions/ping", fmt.Sprint(n+1), "", "{}")
 			}
+			wantMetric(t, p.url, `pawl_commands_total{event="ping",outcome="applied",workflow="pinger"} 100`)
 			p.Signal(t, syscall.SIGTERM)
 			if err := p.Wait(t); err != nil {
 				t.Errorf("after SIGTERM: %v", err)
