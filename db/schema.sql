@@ -2440,6 +2440,8 @@ set enable_memoize = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
@@ -2448,11 +2450,11 @@ begin
     p_kind => 'cancelled', p_id => p_id,
     p_command => (
       p_tenant, null, '{}', p_key, coalesce(p_expected, ''), '*', p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified, false, false, null
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end, false, false, null
     )::pawl_private.fire_command,
     p_to => null, p_patch => null, p_patch_checked => '*', p_target => null,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;
 revoke execute on function pawl.cancel(uuid,text,text,text,text,text,text,text,boolean,boolean,boolean,jsonb) from public;
@@ -5683,6 +5685,8 @@ begin
     pawl_private.force_fault(
       p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
       p_expected => p_expected),
+declare
+  v_served boolean := pawl_private.is_service();
     case
       when (p_event is null) = (p_to is null) then 'give either an event or a state to go to'
       when p_event is not null and p_bypass is distinct from 'guard'
@@ -5697,12 +5701,12 @@ begin
     p_kind => 'forced', p_id => p_id,
     p_command => (
       p_tenant, p_event, coalesce(p_payload, '{}'), p_key, coalesce(p_expected, ''), p_checked, p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified,
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end,
       false, false, null
     )::pawl_private.fire_command,
     p_to => p_to, p_patch => p_context_patch, p_patch_checked => p_patch_checked, p_target => p_target,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;
 revoke execute on function pawl.override(uuid,text,text,text,jsonb,text,jsonb,text,text,text,text,text,text,text,text,text,boolean,boolean,boolean,jsonb) from public;
@@ -5811,8 +5815,8 @@ begin
   v_purged := pawl_private.purge(p_tenant, p_ids, p_before, true);
   if v_purged <> '{}' then
     perform pawl_private.audit(
-      p_tenant => p_tenant, p_caller => p_caller, p_action => 'instance.purge', p_target => null, p_outcome => 'done',
-      p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
+      p_tenant => p_tenant, p_caller => case when pawl_private.is_service() then p_caller end, p_action => 'instance.purge',
+      p_target => null, p_outcome => 'done', p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
   end if;
   return v_purged;
 end
@@ -11633,6 +11637,16 @@ language plpgsql immutable parallel safe
 as $$
 begin
   return octet_length(p_document::text) >= 130
+create function pawl_private.is_service() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return has_function_privilege(session_user, 'pawl.audit_note(text, jsonb, text, text, text, bigint)', 'execute');
+end
+$$;
+revoke execute on function pawl_private.is_service() from public;
+
     and jsonb_path_exists(p_document, 'strict $.**{64} ? (@.type() == "object" || @.type() == "array")');
 end
 $$;
@@ -12574,7 +12588,7 @@ begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
   v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
+  return coalesce(case when pawl_private.is_service() then p_caller end, jsonb_build_object('actor', v_actor));
 end
 $$;
 revoke execute on function pawl_private.operating(text,text,text,jsonb) from public;

@@ -1591,6 +1591,19 @@ end
 $$;
 -- +goose StatementEnd
 
+-- is_service says whether the session is one of the service, which has found out on whose behalf it acts. Others act for
+-- themselves, and what they say of their caller does not count. The owner of the schema and superusers pass.
+-- +goose StatementBegin
+create function pawl_private.is_service() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return has_function_privilege(session_user, 'pawl.audit_note(text, jsonb, text, text, text, bigint)', 'execute');
+end
+$$;
+-- +goose StatementEnd
+
 -- bind_role binds a role of the database to a tenant, and perhaps to a subject, instead of what it was bound to.
 -- p_tenant: * for all
 -- Raises:  PW40T unknown-tenant
@@ -5965,6 +5978,8 @@ set search_path = pg_catalog, pg_temp
 set enable_memoize = off
 set jit = off
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
@@ -5973,11 +5988,11 @@ begin
     p_kind => 'cancelled', p_id => p_id,
     p_command => (
       p_tenant, null, '{}', p_key, coalesce(p_expected, ''), '*', p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified, false, false, null
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end, false, false, null
     )::pawl_private.fire_command,
     p_to => null, p_patch => null, p_patch_checked => '*', p_target => null,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;
 -- +goose StatementEnd
@@ -7322,11 +7337,11 @@ $$;
 -- p_checked:       as for fire
 -- p_patch_checked: the version of the instance for which the caller has checked the patched context against the
 --                  workflow's schema, or '*' for any; see 'context-unchecked'
--- p_verified:      as for fire
+-- p_verified:      as for fire. It counts only if the session is one of the service, as does p_caller
 -- p_dry_run:       decide, and write and lock nothing; the caller's transaction may be read-only. The key plays no part
 -- p_raises:        whether a refusal is raised, or returned as fire returns it. A refusal that is raised is not recorded
 --                  for the key
--- p_caller:        who acts, for the audit: a JSON object; null for the session
+-- p_caller:        who acts, for the audit: a JSON object; null for p_actor
 -- Returns: the outcome. 'payload-unchecked' is as fire's. With 'context-unchecked', schema is an object of the schema and
 --          the contexts before and after the patch: if the first fits the schema, the second must
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW40P, PW412, PW413, PW422, PW42G, PW42K, PW428: see
@@ -7349,6 +7364,8 @@ set enable_memoize = off
 -- Plans over JSON of unknown size look expensive, and would be compiled.
 set jit = off
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(coalesce(
     pawl_private.force_fault(
@@ -7368,12 +7385,12 @@ begin
     p_kind => 'forced', p_id => p_id,
     p_command => (
       p_tenant, p_event, coalesce(p_payload, '{}'), p_key, coalesce(p_expected, ''), p_checked, p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified,
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end,
       false, false, null
     )::pawl_private.fire_command,
     p_to => p_to, p_patch => p_context_patch, p_patch_checked => p_patch_checked, p_target => p_target,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;
 -- +goose StatementEnd
@@ -14621,7 +14638,7 @@ as $$ select pawl_private.store_candidate(p_definition ->> 'name', p_definition)
 
 -- purge_archived deletes instances that have been final since p_before or longer, whatever their retention is: see
 -- pawl_private.purge. It is for instances that were written to an archive.
--- p_caller: see pawl_private.audit
+-- p_caller: see pawl_private.audit. It counts only if the session is one of the service
 -- Returns: the ids of the instances that were deleted
 -- Raises:  what pawl_private.bound_role raises
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
@@ -14640,8 +14657,8 @@ begin
   v_purged := pawl_private.purge(p_tenant, p_ids, p_before, true);
   if v_purged <> '{}' then
     perform pawl_private.audit(
-      p_tenant => p_tenant, p_caller => p_caller, p_action => 'instance.purge', p_target => null, p_outcome => 'done',
-      p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
+      p_tenant => p_tenant, p_caller => case when pawl_private.is_service() then p_caller end, p_action => 'instance.purge',
+      p_target => null, p_outcome => 'done', p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
   end if;
   return v_purged;
 end
@@ -17011,7 +17028,7 @@ $$;
 -- +goose StatementEnd
 
 -- operating checks what an operator gives with each act on a task, and for whom the session may act.
--- Returns: the caller for the audit
+-- Returns: the caller for the audit: p_caller only if the session is one of the service
 -- Raises:  PW400; what pawl_private.bound_actor raises
 -- +goose StatementBegin
 create function pawl_private.operating(p_tenant text, p_actor text, p_reason text, p_caller jsonb) returns jsonb
@@ -17023,7 +17040,7 @@ begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
   v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
+  return coalesce(case when pawl_private.is_service() then p_caller end, jsonb_build_object('actor', v_actor));
 end
 $$;
 -- +goose StatementEnd
