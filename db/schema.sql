@@ -4996,7 +4996,7 @@ end
 $$;
 revoke execute on function pawl.instances_page(text,uuid[],bigint) from public;
 
-create function pawl.instances_where(p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid, p_limit integer, p_few integer, p_probes integer, p_most integer, OUT ids uuid[], OUT versions bigint[], OUT rest uuid, OUT incomplete boolean) returns record
+create function pawl.instances_where(p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid, p_limit integer, p_few integer, p_probes integer, p_patience interval, p_most integer, OUT ids uuid[], OUT versions bigint[], OUT rest uuid, OUT incomplete boolean) returns record
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_hashjoin = 'off'
@@ -5014,6 +5014,9 @@ declare
   v_fewest uuid[];
   v_candidate record;
   v_looked integer := 0;
+  v_last uuid;
+  v_until timestamptz := statement_timestamp()
+    + least(p_patience, nullif(current_setting('statement_timeout')::interval, interval '0') / 2);
 begin
   ids := '{}';
   versions := '{}';
@@ -5054,10 +5057,12 @@ begin
     where i.workflow = p_workflow
     order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
   loop
-    if v_looked = p_probes and v_fewest is null then
+    if v_looked = p_probes and v_fewest is null or v_looked > 0 and clock_timestamp() > v_until then
+      rest := v_last;
       return;
     end if;
     v_looked := v_looked + 1;
+    v_last := v_candidate.id;
     rest := case when v_fewest is null and v_looked = p_probes then v_candidate.id end;
     if (p_states is null or v_candidate.state = any (p_states)) and (p_statuses is null or v_candidate.status = any (p_statuses))
       and not exists (
@@ -5073,7 +5078,7 @@ begin
   end loop;
 end
 $$;
-revoke execute on function pawl.instances_where(text,text,jsonb,text[],text[],boolean,uuid,integer,integer,integer,integer) from public;
+revoke execute on function pawl.instances_where(text,text,jsonb,text[],text[],boolean,uuid,integer,integer,integer,interval,integer) from public;
 
 create function pawl.jsonpath_error(p_path text) returns text
 language plpgsql volatile
@@ -5680,13 +5685,13 @@ set enable_memoize = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(coalesce(
     pawl_private.force_fault(
       p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
       p_expected => p_expected),
-declare
-  v_served boolean := pawl_private.is_service();
     case
       when (p_event is null) = (p_to is null) then 'give either an event or a state to go to'
       when p_event is not null and p_bypass is distinct from 'guard'
@@ -11632,11 +11637,6 @@ as $$
 $$;
 revoke execute on function pawl_private.is_plain(jsonb) from public;
 
-create function pawl_private.is_too_deep(p_document jsonb) returns boolean
-language plpgsql immutable parallel safe
-as $$
-begin
-  return octet_length(p_document::text) >= 130
 create function pawl_private.is_service() returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -11647,6 +11647,11 @@ end
 $$;
 revoke execute on function pawl_private.is_service() from public;
 
+create function pawl_private.is_too_deep(p_document jsonb) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  return octet_length(p_document::text) >= 130
     and jsonb_path_exists(p_document, 'strict $.**{64} ? (@.type() == "object" || @.type() == "array")');
 end
 $$;
