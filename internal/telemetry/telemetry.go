@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel"
@@ -97,6 +98,7 @@ func New(ctx context.Context, config Config) (*Telemetry, error) {
 		about = merged
 	}
 	// The families have limits of their own.
+	otel.SetLogger(logr.New(quiet{config.Logger}))
 	options := []sdk.Option{sdk.WithReader(scrape), sdk.WithResource(about), sdk.WithCardinalityLimit(0)}
 	pushes, err := t.pushes("METRICS")
 	if err != nil {
