@@ -82,6 +82,7 @@ func TestOperatorMayOverrideAndCancelOnly(t *testing.T) {
 		{"select pawl.override($1, 'why', 'x', p_to => 'OPEN')", id, "PW400"},
 		{"select pawl.override($1, null, '*', p_to => 'OPEN')", id, "PW400"},
 		{"select pawl.override($1, E' \\t\\n', '*', p_to => 'OPEN')", id, "PW400"},
+		{"select pawl.override($1, U&'\\200B\\3000\\2060\\FEFF\\202E', '*', p_to => 'OPEN')", id, "PW400"},
 		{"select pawl.override($1, repeat('x', 1001), '*', p_to => 'OPEN')", id, "PW400"},
 		{"select pawl.cancel($1, '')", id, "PW400"},
 		{"update pawl.instance set state = 'OPEN' where id = $1", id, denied},
