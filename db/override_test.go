@@ -82,6 +82,7 @@ func TestOperatorMayOverrideAndCancelOnly(t *testing.T) {
 		{"select pawl.override($1, 'why', 'x', p_to => 'OPEN')", id, "PW400"},
 		{"select pawl.override($1, null, '*', p_to => 'OPEN')", id, "PW400"},
 		{"select pawl.override($1, E' \\t\\n', '*', p_to => 'OPEN')", id, "PW400"},
+		{"select pawl.override($1, U&'\\200B\\3000\\2060\\FEFF\\202E', '*', p_to => 'OPEN')", id, "PW400"},
 		{"select pawl.override($1, repeat('x', 1001), '*', p_to => 'OPEN')", id, "PW400"},
 		{"select pawl.cancel($1, '')", id, "PW400"},
 		{"update pawl.instance set state = 'OPEN' where id = $1", id, denied},
@@ -105,6 +106,52 @@ func TestOperatorMayOverrideAndCancelOnly(t *testing.T) {
 	wantCode(t, err, "PW409")
 	_, err = conn.Exec(t.Context(), "select pawl.override($1, 'the end', '*', p_to => 'OPEN')", id)
 	wantCode(t, err, "PW409")
+}
+
+// What an operator with a session of the database does, is done by it, whomever it names: in the audit and beside the actor
+// in history. Only the service acts for others.
+func TestOperatorsActForThemselves(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, vault)
+	ann := loginAs(t, pool, db.Role{Name: "operator", Privilege: db.Operator, Tenant: tenant, Subject: "ann"})
+	const forged = `{"actor": "boss", "token": "t1", "address": "192.0.2.1", "request_id": "r1", "unauthenticated": true}`
+	id := bounded.Value[uuid.UUID](t, pool, "select (pawl.create_one('vault')).id")
+	for _, sql := range []string{
+		"select pawl.override($1, 'why', '*', p_to => 'SHUT', p_key => 'k', p_verified => true, p_actor => 'boss', p_caller => $2)",
+		"select pawl.override($1, 'why', '*', p_to => 'SHUT', p_key => 'k', p_verified => true, p_actor => 'boss', p_caller => $2)", // A replay.
+		"select pawl.override($1, 'why', '*', p_event => 'open', p_bypass => 'guard', p_verified => false, p_caller => $2)",
+		"select pawl.cancel($1, 'why', p_verified => true, p_caller => $2)",
+	} {
+		bounded.Exec(t, ann, sql, id, forged)
+	}
+	bare := bounded.Value[uuid.UUID](t, pool, "select ((pawl.cancel((pawl.create_one('vault')).id, 'why')).instance).id")
+	dbtest.Number(t, pool)
+	bounded.Exec(t, ann, "select pawl.purge_archived('default', array[$1::uuid], now() + interval '1 year', $2)", bare, forged)
+	me := ann.Config().User
+	if got := bounded.Value[string](t, pool, `
+		select string_agg(distinct concat_ws(' ', action, actor, token_id, address, request_id, unauthenticated), ', ') from pawl.audit
+		where action like 'instance.%' and target is distinct from $1`, bare.String()); got != "instance.cancel ann f, instance.override ann f, instance.purge "+me+" f" {
+		t.Errorf("the audit has %s", got)
+	}
+	moved := bounded.Value[uuid.UUID](t, pool, "select (pawl.create_one('vault')).id")
+	bounded.Exec(t, ann, "select pawl.override($1, 'why', '*', p_to => 'SHUT', p_verified => true, p_caller => $2)", moved, forged)
+	bounded.Exec(t, ann, "select pawl.cancel($1, 'why', p_verified => true, p_caller => $2)", moved, forged)
+	if got := bounded.Value[string](t, pool, `
+		select string_agg(concat_ws(' ', kind, actor, database_user), ', ' order by version) from pawl.history where instance_id = $1 and version > 1`, moved); got !=
+		"forced ann "+me+", cancelled ann "+me {
+		t.Errorf("history has %s", got)
+	}
+
+	api := login(t, pool, "api", db.API)
+	served := bounded.Value[uuid.UUID](t, pool, "select (pawl.create_one('vault')).id")
+	bounded.Exec(t, api, "select pawl.override($1, 'why', '*', p_to => 'SHUT', p_verified => true, p_actor => 'boss', p_caller => $2)", served, forged)
+	if got := bounded.Value[string](t, pool, `
+		select concat_ws(' ', a.actor, a.token_id, a.address, a.request_id, a.unauthenticated, h.actor, h.database_user)
+		from pawl.audit a join pawl.history h on h.instance_id::text = a.target and h.version = 2 where a.target = $1`, served.String()); got !=
+		"boss t1 192.0.2.1 r1 t boss" {
+		t.Errorf("of the service the audit has %s", got)
+	}
 }
 
 // An override is part of its caller's transaction.

@@ -2440,6 +2440,8 @@ set enable_memoize = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
@@ -2448,11 +2450,11 @@ begin
     p_kind => 'cancelled', p_id => p_id,
     p_command => (
       p_tenant, null, '{}', p_key, coalesce(p_expected, ''), '*', p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified, false, false, null
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end, false, false, null
     )::pawl_private.fire_command,
     p_to => null, p_patch => null, p_patch_checked => '*', p_target => null,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;
 revoke execute on function pawl.cancel(uuid,text,text,text,text,text,text,text,boolean,boolean,boolean,jsonb) from public;
@@ -5006,7 +5008,7 @@ end
 $$;
 revoke execute on function pawl.instances_page(text,uuid[],bigint) from public;
 
-create function pawl.instances_where(p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid, p_limit integer, p_few integer, p_probes integer, p_most integer, OUT ids uuid[], OUT versions bigint[], OUT rest uuid, OUT incomplete boolean) returns record
+create function pawl.instances_where(p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid, p_limit integer, p_few integer, p_probes integer, p_patience interval, p_most integer, OUT ids uuid[], OUT versions bigint[], OUT rest uuid, OUT incomplete boolean) returns record
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_hashjoin = 'off'
@@ -5024,6 +5026,9 @@ declare
   v_fewest uuid[];
   v_candidate record;
   v_looked integer := 0;
+  v_last uuid;
+  v_until timestamptz := statement_timestamp()
+    + least(p_patience, nullif(current_setting('statement_timeout')::interval, interval '0') / 2);
 begin
   ids := '{}';
   versions := '{}';
@@ -5064,10 +5069,12 @@ begin
     where i.workflow = p_workflow
     order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
   loop
-    if v_looked = p_probes and v_fewest is null then
+    if v_looked = p_probes and v_fewest is null or v_looked > 0 and clock_timestamp() > v_until then
+      rest := v_last;
       return;
     end if;
     v_looked := v_looked + 1;
+    v_last := v_candidate.id;
     rest := case when v_fewest is null and v_looked = p_probes then v_candidate.id end;
     if (p_states is null or v_candidate.state = any (p_states)) and (p_statuses is null or v_candidate.status = any (p_statuses))
       and not exists (
@@ -5086,7 +5093,7 @@ exception
     perform pawl_private.refuse_malformed(sqlerrm);
 end
 $$;
-revoke execute on function pawl.instances_where(text,text,jsonb,text[],text[],boolean,uuid,integer,integer,integer,integer) from public;
+revoke execute on function pawl.instances_where(text,text,jsonb,text[],text[],boolean,uuid,integer,integer,integer,interval,integer) from public;
 
 create function pawl.jsonpath_error(p_path text) returns text
 language plpgsql volatile
@@ -5693,6 +5700,8 @@ set enable_memoize = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(coalesce(
     pawl_private.force_fault(
@@ -5712,12 +5721,12 @@ begin
     p_kind => 'forced', p_id => p_id,
     p_command => (
       p_tenant, p_event, coalesce(p_payload, '{}'), p_key, coalesce(p_expected, ''), p_checked, p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified,
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end,
       false, false, null
     )::pawl_private.fire_command,
     p_to => p_to, p_patch => p_context_patch, p_patch_checked => p_patch_checked, p_target => p_target,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;
 revoke execute on function pawl.override(uuid,text,text,text,jsonb,text,jsonb,text,text,text,text,text,text,text,text,text,boolean,boolean,boolean,jsonb) from public;
@@ -5826,8 +5835,8 @@ begin
   v_purged := pawl_private.purge(p_tenant, p_ids, p_before, true);
   if v_purged <> '{}' then
     perform pawl_private.audit(
-      p_tenant => p_tenant, p_caller => p_caller, p_action => 'instance.purge', p_target => null, p_outcome => 'done',
-      p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
+      p_tenant => p_tenant, p_caller => case when pawl_private.is_service() then p_caller end, p_action => 'instance.purge',
+      p_target => null, p_outcome => 'done', p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
   end if;
   return v_purged;
 end
@@ -11329,7 +11338,11 @@ begin
   return coalesce(
     pawl_private.command_fault(
       p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason),
-    case when p_reason !~ '[^[:space:]]' or p_reason is null then 'the reason must have 1 to 1000 characters, not only spaces' end,
+    case
+      -- Spaces, controls and what only formats other characters, whatever the rules of the database's locale are.
+      when p_reason !~ '[^[:space:][:cntrl:]\u00a0\u00ad\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]' or p_reason is null
+        then 'the reason must have 1 to 1000 characters, and some that can be seen'
+    end,
     pawl_private.expected_fault(p_expected));
 end
 $$;
@@ -11650,6 +11663,16 @@ as $$
   )
 $$;
 revoke execute on function pawl_private.is_plain(jsonb) from public;
+
+create function pawl_private.is_service() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return has_function_privilege(session_user, 'pawl.audit_note(text, jsonb, text, text, text, bigint)', 'execute');
+end
+$$;
+revoke execute on function pawl_private.is_service() from public;
 
 create function pawl_private.is_too_deep(p_document jsonb) returns boolean
 language plpgsql immutable parallel safe
@@ -12533,7 +12556,7 @@ revoke execute on function pawl_private.note_slow(pawl.instance,text,timestamp w
 create function pawl_private.number_of(p_text text) returns numeric
 language sql immutable parallel safe
 as $$
-  select case when p_text ~ '^-?\d{1,100}(\.\d{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
+  select case when p_text ~ '^-?[0-9]{1,100}(\.[0-9]{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
 $$;
 revoke execute on function pawl_private.number_of(text) from public;
 
@@ -12598,7 +12621,7 @@ begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
   v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
+  return coalesce(case when pawl_private.is_service() then p_caller end, jsonb_build_object('actor', v_actor));
 end
 $$;
 revoke execute on function pawl_private.operating(text,text,text,jsonb) from public;
@@ -13204,7 +13227,7 @@ create function pawl_private.rfc3339_time(p_text text) returns timestamp with ti
 language sql stable parallel safe
 as $$
   select case
-    when p_text ~ '^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$'
+    when p_text ~ '^(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-](0[0-9]|1[0-4]):[0-5][0-9])$'
       and substr(p_text, 9, 2)::integer
         <= extract(day from make_date(substr(p_text, 1, 4)::integer, substr(p_text, 6, 2)::integer, 1) + interval '1 month - 1 day')
       then p_text::timestamptz

@@ -350,8 +350,8 @@ func TestTasksOfBoundRoles(t *testing.T) {
 	}
 	wantDenied(t, acme, "acme only", "select pawl.claim_work('pack')")
 	ann := loginAs(t, b.pool, db.Role{Name: "ann", Privilege: db.Operator, Tenant: tenant, Subject: "ann"})
-	bounded.Exec(t, ann, "select pawl.task_retry('default', $1, 'why', 'somebody')", id)
-	if got := bounded.Value[string](t, b.pool, "select actor from pawl.audit where action = 'task.retry'"); got != "ann" {
+	bounded.Exec(t, ann, `select pawl.task_retry('default', $1, 'why', 'somebody', '{"actor": "somebody", "token": "t1"}')`, id)
+	if got := bounded.Value[string](t, b.pool, "select concat_ws(' ', actor, token_id) from pawl.audit where action = 'task.retry'"); got != "ann" {
 		t.Errorf("the audit names %s", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/google/uuid"
 
@@ -192,8 +193,8 @@ type force struct {
 
 // CheckReason returns a Malformed error if a reason that an operator must give is blank.
 func CheckReason(reason string) error {
-	if strings.TrimSpace(reason) == "" {
-		return MalformedAt("/reason", "must have 1 to 1,000 characters, and not only spaces")
+	if !strings.ContainsFunc(reason, func(r rune) bool { return unicode.IsGraphic(r) && !unicode.IsSpace(r) }) {
+		return MalformedAt("/reason", "must have 1 to 1,000 characters, and some that can be seen")
 	}
 	return nil
 }

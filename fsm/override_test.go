@@ -246,6 +246,7 @@ func TestMalformedOverrides(t *testing.T) {
 	}{
 		"no reason":             {func(c *fsm.OverrideCommand) { c.Reason = "" }, fsm.Malformed, "/reason"},
 		"blank reason":          {func(c *fsm.OverrideCommand) { c.Reason = " \t\u2003" }, fsm.Malformed, "/reason"},
+		"reason without a form": {func(c *fsm.OverrideCommand) { c.Reason = "\u200b\u2060\ufeff\u202e" }, fsm.Malformed, "/reason"},
 		"long reason":           {func(c *fsm.OverrideCommand) { c.Reason = strings.Repeat("é", 1001) }, fsm.Malformed, "/reason"},
 		"neither":               {func(c *fsm.OverrideCommand) { c.To = "" }, fsm.Malformed, ""},
 		"both":                  {func(c *fsm.OverrideCommand) { c.Event, c.Bypass = "submit", "guard" }, fsm.Malformed, ""},

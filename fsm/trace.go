@@ -61,3 +61,17 @@ func (s *Service) PreviousTraces(ctx context.Context, steps []TracedStep) ([]str
 	})
 	return previous, err
 }
+
+// Traceparents returns the traceparents of an instance's first steps, up to a limit, by their versions. Steps without one
+// are left out.
+func (s *Service) Traceparents(ctx context.Context, tenant string, id uuid.UUID, limit int) (map[int64]string, error) {
+	out := map[int64]string{}
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		rows, err := q.ListTraceparents(ctx, queries.ListTraceparentsParams{TenantID: tenant, InstanceID: id, RowLimit: int32(limit)})
+		for _, r := range rows {
+			out[r.Version] = r.Traceparent
+		}
+		return err
+	})
+	return out, err
+}

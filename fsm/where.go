@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm/definition"
@@ -26,6 +27,9 @@ const (
 	maxFew = 10_000
 	// maxProbes is how many instances a page looks at if no condition leaves so few.
 	maxProbes = 20_000
+	// wherePatience is after how long a page ends where it is, since the contexts that it looks at may be large. With what
+	// comes before and after it that is well within the statement timeout.
+	wherePatience = 300 * time.Millisecond
 	// maxNumber is the longest number of a condition, as that of an attribute.
 	maxNumber = 100
 )
@@ -161,6 +165,7 @@ func listWhere(
 	in := queries.InstancesWhereParams{
 		TenantID: p.TenantID, Workflow: f.Workflows[0], Conditions: text, States: c.states, Statuses: sorted(p.Statuses), Ascending: p.Ascending,
 		AfterID: p.AfterID, RowLimit: p.RowLimit, Few: maxFew, Probes: maxProbes,
+		Patience: pgtype.Interval{Microseconds: wherePatience.Microseconds(), Valid: true},
 	}
 	if near {
 		in.Most = new(int32(maxUnfolded))

@@ -402,3 +402,44 @@ func TestReindexIsKilled(t *testing.T) {
 		t.Errorf("%d instances are found, incomplete: %t; want %d", items, incomplete, have)
 	}
 }
+
+// Contexts may be so large that a page cannot look at all that it should in time. Then it ends where it is, and the next
+// one goes on there.
+func TestPagesOfLargeContextsEnd(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, flights(flightSearch))
+	var want []uuid.UUID
+	for i := range 9 {
+		id := fsmtest.Create(t, s, "flights", fmt.Sprintf(`{"f": "LH%d", "n": %d}`, i%3, i)).ID
+		if i%3 == 1 {
+			want = append(want, id)
+		}
+	}
+	number(t, pool)
+	fold(t, pool)
+	for most, few := range map[string]int{"few are looked at": 100, "none are few": 1} {
+		var got []uuid.UUID
+		var after *uuid.UUID
+		pages := 0
+		// bounded: each page begins where the last one ended
+		for more := true; more; more = after != nil {
+			var ids []uuid.UUID
+			err := pool.QueryRow(t.Context(), `
+				select w.ids, w.rest
+				from pawl.instances_where(
+					'default', 'flights', '[{"name": "f", "op": "=", "kind": "text", "value": "LH1"}, {"name": "n", "op": ">=", "kind": "number", "value": "0"}]',
+					null, null, true, $1, 100, $2, 20000, '0', 10000) w`, after, few).Scan(&ids, &after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, ids...)
+			pages++
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: found are %v, want %v", most, got, want)
+		}
+		if looked := map[string]int{"few are looked at": 3, "none are few": 9}[most]; pages != looked {
+			t.Errorf("%s: there are %d pages, want one for each of %d instances", most, pages, looked)
+		}
+	}
+}

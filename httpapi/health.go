@@ -26,16 +26,31 @@ func (s *server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) 
 	if s.isLeaving() {
 		return nil, fsm.Errorf(fsm.Unavailable, "the process is shutting down; send requests to another one")
 	}
-	if err := s.service.Ping(ctx); err != nil {
-		return nil, err
-	}
-	out := GetReadiness200JSONResponse{Status: api.ReadinessStatusReady}
-	numbered, err := s.live.IsNumbered(ctx)
+	numbered, err := s.probe(ctx)
 	if err != nil {
 		return nil, err
 	}
+	out := GetReadiness200JSONResponse{Status: api.ReadinessStatusReady}
 	if !numbered {
 		out.Warnings = append(out.Warnings, notNumbered)
 	}
 	return out, nil
+}
+
+// probe asks the database whether the process is ready, and whether the log is numbered. It takes several statements, and
+// whoever reaches the service may send probes. So those that come meanwhile share the answer, and hold no connection.
+func (s *server) probe(ctx context.Context) (numbered bool, err error) {
+	shared := s.probes.DoChan("", func() (any, error) {
+		ctx := context.WithoutCancel(ctx) // Others wait for it, too. The calls have a time limit of their own.
+		if err := s.service.Ping(ctx); err != nil {
+			return false, err
+		}
+		return s.live.IsNumbered(ctx)
+	})
+	select {
+	case <-ctx.Done():
+		return false, fsm.AsError(ctx.Err())
+	case answer := <-shared:
+		return answer.Val.(bool), answer.Err
+	}
 }

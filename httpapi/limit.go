@@ -28,7 +28,7 @@ func (l *limits) allow(p principal) (exceeded string) {
 	if most := p.limits.RequestsPerSecond; most != nil && !take(l.tenants, p.tenant, float64(*most)) {
 		return "the request rate of this tenant is exceeded"
 	}
-	who := p.home + " " + p.subject
+	who := p.home + "\x00" + p.subject // Neither has a NUL; both may have spaces.
 	if p.open {
 		who = "" // Without authentication a caller may name any subject, so all share one bucket.
 	}

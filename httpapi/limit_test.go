@@ -12,11 +12,14 @@ func TestRateLimit(t *testing.T) {
 	t.Parallel()
 	a := startWith(t, setup{http: httpapi.Config{RateLimit: 0.0001, Tokens: []httpapi.Token{
 		{SHA256: sum("one"), Subject: "one"}, {SHA256: sum("two"), Subject: "two"},
+		{SHA256: sum("three"), Subject: "b c", Tenant: "a"}, {SHA256: sum("four"), Subject: "c", Tenant: "a b"},
 	}}})
 	one, two := []string{"Authorization", "Bearer one"}, []string{"Authorization", "Bearer two"}
 	a.get("/v1/workflows", one...).want(http.StatusOK)
 	a.get("/v1/workflows", one...).want(http.StatusTooManyRequests, "too-many-requests").wantHeader("Retry-After", "1")
 	a.get("/v1/workflows", two...).want(http.StatusOK) // Each subject has a limit of its own.
+	a.get("/v1/workflows", "Authorization", "Bearer three").want(http.StatusOK)
+	a.get("/v1/workflows", "Authorization", "Bearer four").want(http.StatusOK) // Also if names with spaces look alike.
 	a.get("/v1/workflows").want(http.StatusUnauthorized)
 	for range 3 { // Public operations have no limit.
 		a.get("/healthz").want(http.StatusOK)

@@ -2,12 +2,15 @@ package httpapi_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
@@ -129,6 +132,33 @@ func TestLinesNameWhatRequestsAreAbout(t *testing.T) {
 	}
 }
 
+// A request counts for the tenant of its caller, and not for another one that it names.
+func TestRefusedTenantsAreNotLogged(t *testing.T) {
+	t.Parallel()
+	var observed sync.Map
+	a, log := startLogged(t, httpapi.Config{
+		Tokens: []httpapi.Token{{SHA256: sum("token"), Subject: "tess"}, {SHA256: sum("other"), Subject: "olga", Tenant: "other"}},
+		Observe: func(_, _, tenant string, status int, _ time.Duration) {
+			if status == http.StatusForbidden {
+				observed.Store(tenant, true)
+			}
+		},
+	})
+	for i, tenant := range []string{"other", fsm.Deployment, "nobody's"} {
+		request := fmt.Sprint("r", i)
+		a.get("/v1/instances", "Authorization", "Bearer token", "X-Pawl-Tenant", tenant, "X-Request-ID", request).want(http.StatusForbidden)
+		if got := lineOf(t, log, request).Tenant; got != fsm.DefaultTenant {
+			t.Errorf("the line of a request that names %s has the tenant %s", tenant, got)
+		}
+	}
+	observed.Range(func(tenant, _ any) bool {
+		if tenant != fsm.DefaultTenant {
+			t.Errorf("requests are counted for %v", tenant)
+		}
+		return true
+	})
+}
+
 // Whatever a caller puts into a request, the log does not have it: not in a path, where keys stand, nor anywhere else.
 func TestSecretsAreNotLogged(t *testing.T) {
 	t.Parallel()
@@ -138,7 +168,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 	body := `{"context": {"sum": 0}, "business_key": "` + secret + `"}`
 	a.post("/v1/workflows/counter/instances", newKey(), body, "Authorization", "Bearer token").want(http.StatusCreated)
 	sent := 0
-	for _, token := range []string{"token", secret} {
+	for _, caller := range [][]string{{"token"}, {secret}, {"token", "X-Pawl-Tenant", secret}, {"deploy", "X-Pawl-Tenant", secret}} {
 		for _, c := range []struct{ method, target, body string }{
 			{http.MethodGet, "/" + secret, ""},
 			{secret, "/v1/instances", ""},
@@ -173,8 +203,10 @@ func TestSecretsAreNotLogged(t *testing.T) {
 				_, _ = io.Copy(io.Discard, out.Body)
 				_ = out.Body.Close()
 			} else {
-				a.do(c.method, c.target, c.body, "Authorization", "Bearer "+token, "Idempotency-Key", secret+newKey(), "X-Correlation-ID", secret,
-					"User-Agent", secret, "Referer", "http://"+secret, "Cookie", secret, "traceparent", secret, "tracestate", "x="+secret)
+				a.do(c.method, c.target, c.body, append([]string{
+					"Authorization", "Bearer " + caller[0], "Idempotency-Key", secret + newKey(), "X-Correlation-ID", secret,
+					"User-Agent", secret, "Referer", "http://" + secret, "Cookie", secret, "traceparent", secret, "tracestate", "x=" + secret,
+				}, caller[1:]...)...)
 			}
 			sent++
 		}

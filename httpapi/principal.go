@@ -269,11 +269,14 @@ func (a *authenticator) checkTenant(p *principal, actsFor string, found fsm.Prin
 	p.named = actsFor != ""
 	switch {
 	case p.home != fsm.Deployment && actsFor != "" && actsFor != p.home:
+		p.tenant = p.home // What is refused counts for nobody else.
 		return &problemError{code: api.ProblemCodeForbidden, detail: "X-Pawl-Tenant names another tenant than that of the token"}
 	case p.tenant == fsm.Deployment:
 		return nil
 	case !found.Known:
-		return &problemError{code: api.ProblemCodeUnknownTenant, detail: "the tenant " + p.tenant + " does not exist; pawl tenant create makes it"}
+		unknown := p.tenant
+		p.tenant = "" // It may be anything.
+		return &problemError{code: api.ProblemCodeUnknownTenant, detail: "the tenant " + unknown + " does not exist; pawl tenant create makes it"}
 	case found.Disabled && p.home != fsm.Deployment:
 		return &problemError{code: api.ProblemCodeTenantDisabled, detail: "the tenant " + p.tenant + " is disabled"}
 	}

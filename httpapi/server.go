@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"github.com/pawl-fsm/pawl/fsm"
@@ -118,6 +119,7 @@ type server struct {
 	streams  *streams
 	batches  *fsm.Gate
 	router   http.Handler
+	probes   singleflight.Group
 	// unavailable limits the log lines about overload and an unavailable database.
 	unavailable rate.Sometimes
 }

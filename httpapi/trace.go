@@ -20,7 +20,7 @@ func (s *server) GetInstanceTrace(ctx context.Context, in GetInstanceTraceReques
 		return nil, err
 	}
 	tenant := requestOf(ctx).principal.tenant
-	t := api.TracedInstance{Tenant: tenant, Traceparents: map[int64]string{}}
+	t := api.TracedInstance{Tenant: tenant}
 	// The items come first: they are older than the instance that is read then, and none of them is behind it.
 	page := fsm.Page{Limit: fsm.MaxLimit}
 	for more := true; more; more = page.Cursor != "" && !t.Truncated {
@@ -32,16 +32,8 @@ func (s *server) GetInstanceTrace(ctx context.Context, in GetInstanceTraceReques
 		page.Cursor = list.Next
 		t.Truncated = len(t.Items) >= maxTraced && list.Next != ""
 	}
-	page.Cursor = ""
-	for more := true; more; more = page.Cursor != "" && len(t.Traceparents) < maxTraced {
-		list, err := s.service.History(ctx, tenant, id, page)
-		if err != nil {
-			return nil, err
-		}
-		for _, step := range list.Items {
-			t.Traceparents[step.Version] = value(step.Traceparent)
-		}
-		page.Cursor = list.Next
+	if t.Traceparents, err = s.service.Traceparents(ctx, tenant, id, maxTraced); err != nil {
+		return nil, err
 	}
 	if t.Instance, err = s.service.Get(ctx, tenant, id); err != nil {
 		return nil, err

@@ -4,9 +4,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 )
 
 // traced is a trace of OTLP as a viewer reads it.
@@ -74,6 +78,34 @@ func TestLifeOfAnInstanceIsATrace(t *testing.T) {
 		t.Error("a span has got another id")
 	}
 	a.get("/v1/instances/00000000-0000-7000-8000-000000000000/trace").want(http.StatusNotFound, "instance-not-found")
+}
+
+// A trace shows no contexts and no payloads, so that it takes no longer if these are large: the statements that read history
+// are the same.
+func TestTraceReadsNoContexts(t *testing.T) {
+	t.Parallel()
+	var reads atomic.Int32
+	a := startWith(t, setup{db: db.Config{Tracer: fsmtest.Spy{Started: func(sql string, _ []any) {
+		if strings.Contains(sql, "pawl.history") {
+			reads.Add(1)
+		}
+	}}}})
+	a.register(`{"name": "blob", "initial": "A", "states": {"A": {"on": {"put": {"target": "A", "assign": {"blob": "$.payload.blob"}}, "end": "Z"}}, "Z": {"type": "final"}}}`)
+	count := func(blob string) int32 {
+		id := a.create("blob", `{}`)
+		for range 30 {
+			a.fire(id, "put", `{"payload": {"blob": "`+blob+`"}}`).want(http.StatusOK)
+		}
+		before := reads.Load()
+		r := a.get("/v1/instances/" + id + "/trace").want(http.StatusOK)
+		if n := strings.Count(string(r.body), `"spanId"`); n != 32 {
+			t.Errorf("the trace has %d spans", n)
+		}
+		return reads.Load() - before
+	}
+	if small, large := count("x"), count(strings.Repeat("x", 60_000)); small == 0 || small != large {
+		t.Errorf("history is read %d times for small contexts, and %d times for large ones", small, large)
+	}
 }
 
 // Tasks, attempts and compensations are spans below those of the steps that caused them.

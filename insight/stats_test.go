@@ -271,3 +271,25 @@ func TestTallyIsBounded(t *testing.T) {
 		t.Errorf("%d rows: %v", len(rows), rows)
 	}
 }
+
+// A tenant that has many different counts, such as of keys that it used for instances that it invents, leaves room for
+// those of others.
+func TestTallyLeavesRoomForOtherTenants(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	bounded.Exec(t, pool, "select pawl.register_workflow($1)", claim)
+	service := fsm.New(pool, fsm.Config{})
+	t.Cleanup(service.Close)
+	tally := insight.NewTally(insight.TallyConfig{Interval: time.Millisecond})
+	tell := tally.Probe()
+	tell.Answered(fsm.Observation{Tenant: "busy", Workflow: "claim", Event: "note.1", Outcome: "applied", Key: "new"})
+	for range 10_000 {
+		tell.Collided(fsm.Collision{Tenant: "busy", Instance: uuid.New()})
+	}
+	tell.Answered(fsm.Observation{Tenant: "quiet", Workflow: "claim", Event: "note.1", Outcome: "applied", Key: "new"})
+	bounded.Run(t, "the tally", func(ctx context.Context) error { return tally.Run(ctx, service) })
+	bounded.UntilSQL(t, pool, "select exists (select from pawl.command_count where tenant_id = 'busy')")
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.command_count where tenant_id = 'quiet' and commands = 1"); n != 1 {
+		t.Error("the command of another tenant is not counted")
+	}
+}

@@ -38,8 +38,9 @@ type TallyConfig struct {
 type Tally struct {
 	config TallyConfig
 
-	mu     sync.Mutex
-	counts map[tallied]int64
+	mu      sync.Mutex
+	counts  map[tallied]int64
+	tenants map[string]int // How many of the counts are of each tenant.
 }
 
 // tallied is what is counted.
@@ -62,7 +63,7 @@ func NewTally(config TallyConfig) *Tally {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Tally{config: config, counts: map[tallied]int64{}}
+	return &Tally{config: config, counts: map[tallied]int64{}, tenants: map[string]int{}}
 }
 
 // Probe tells the Tally what a Service answers. Commands whose workflow nobody knows are not counted.
@@ -81,17 +82,26 @@ func (t *Tally) Probe() fsm.Probe {
 
 const collision = "collision"
 
-// add adds n to a count. When there are too many, events fold to one, and then further counts are dropped.
+// add adds n to a count. When there are too many, events fold to one, and then further counts are dropped. A tenant never
+// has more counts than there is room for, so that one alone cannot use up what others need.
 func (t *Tally) add(c tallied, n int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, known := t.counts[c]; !known && len(t.counts) >= maxCounts/2 {
-		c.event = ""
-		if _, known := t.counts[c]; !known && len(t.counts) >= maxCounts {
+	if !t.holds(c, maxCounts/2) {
+		if c.event = ""; !t.holds(c, maxCounts) {
 			return
 		}
 	}
+	if _, known := t.counts[c]; !known {
+		t.tenants[c.tenant]++
+	}
 	t.counts[c] += n
+}
+
+// holds reports whether a count is there, or may be one of at most most. The caller holds the lock.
+func (t *Tally) holds(c tallied, most int) bool {
+	_, known := t.counts[c]
+	return known || t.tenants[c.tenant] < most-len(t.counts)
 }
 
 // Run flushes until the context ends, then once more, and returns nil. Counts that cannot be written are kept for the next flush.
@@ -112,7 +122,7 @@ func (t *Tally) Run(ctx context.Context, service *fsm.Service) error {
 func (t *Tally) flush(ctx context.Context, service *fsm.Service) error {
 	t.mu.Lock()
 	counts := t.counts
-	t.counts = map[tallied]int64{}
+	t.counts, t.tenants = map[tallied]int64{}, map[string]int{}
 	t.mu.Unlock()
 	if len(counts) == 0 {
 		return nil

@@ -75,9 +75,11 @@ func TestNoOutputShowsASecret(t *testing.T) {
 		wrong    = "whsec_dG9vIHNob3J0"
 		provider = "sk_live_c2VjcmV0IG9mIGEgc2VydmljZQ"
 		variable = "sk_live_aW4gdGhlIHByb2Nlc3MgYWxvbmU"
+		// In variables that cannot be read.
+		telemetry = "dGVsZW1ldHJ5"
 	)
 	planted := []string{
-		shared, chosen, callback, wrong, provider, variable, strings.Split(keyA, ":")[1], strings.Split(keyB, ":")[1],
+		shared, chosen, callback, wrong, provider, variable, telemetry, strings.Split(keyA, ":")[1], strings.Split(keyB, ":")[1],
 		strings.TrimSpace(mustPawl(t, []string{"PAWL_WEBHOOK_SECRET=" + shared}, "secret", "callback")),
 	}
 	var shown strings.Builder
@@ -85,6 +87,7 @@ func TestNoOutputShowsASecret(t *testing.T) {
 		return []string{
 			"DATABASE_URL=" + role, "PAWL_WEBHOOK_ALLOW_PRIVATE=true", "PAWL_LOG_LEVEL=debug", "PAWL_WEBHOOK_SECRET=" + shared,
 			"PAWL_WEBHOOK_BACKOFF_BASE=10ms", "PAWL_SECRET_KEY=" + strings.Join(keys, ","), "PAWL_CONNECTION_CRM=" + variable,
+			"OTEL_EXPORTER_OTLP_ENDPOINT=http://me:" + telemetry + "@127.0.0.1:1%zz", "OTEL_EXPORTER_OTLP_HEADERS=a: " + telemetry + ",b=" + telemetry + "%zz",
 		}
 	}
 	run := func(env []string, code int, args ...string) string {
@@ -162,6 +165,9 @@ func TestNoOutputShowsASecret(t *testing.T) {
 		if at := strings.Index(shown.String(), strings.TrimPrefix(secret, "whsec_")); at >= 0 {
 			t.Errorf("the output shows %s: …%s", secret, shown.String()[max(0, at-200):at])
 		}
+	}
+	if !strings.Contains(found.Output.String(), "such as a variable OTEL_* that it cannot read") {
+		t.Error("nothing tells of the variables of OpenTelemetry")
 	}
 	if n := strings.Count(found.Output.String(), "stored as they are"); n != 0 {
 		t.Errorf("with a key the warning comes %d times", n)

@@ -1591,6 +1591,19 @@ end
 $$;
 -- +goose StatementEnd
 
+-- is_service says whether the session is one of the service, which has found out on whose behalf it acts. Others act for
+-- themselves, and what they say of their caller does not count. The owner of the schema and superusers pass.
+-- +goose StatementBegin
+create function pawl_private.is_service() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return has_function_privilege(session_user, 'pawl.audit_note(text, jsonb, text, text, text, bigint)', 'execute');
+end
+$$;
+-- +goose StatementEnd
+
 -- bind_role binds a role of the database to a tenant, and perhaps to a subject, instead of what it was bound to.
 -- p_tenant: * for all
 -- Raises:  PW40T unknown-tenant
@@ -5572,7 +5585,11 @@ begin
   return coalesce(
     pawl_private.command_fault(
       p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason),
-    case when p_reason !~ '[^[:space:]]' or p_reason is null then 'the reason must have 1 to 1000 characters, not only spaces' end,
+    case
+      -- Spaces, controls and what only formats other characters, whatever the rules of the database's locale are.
+      when p_reason !~ '[^[:space:][:cntrl:]\u00a0\u00ad\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]' or p_reason is null
+        then 'the reason must have 1 to 1000 characters, and some that can be seen'
+    end,
     pawl_private.expected_fault(p_expected));
 end
 $$;
@@ -5965,6 +5982,8 @@ set search_path = pg_catalog, pg_temp
 set enable_memoize = off
 set jit = off
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
@@ -5973,11 +5992,11 @@ begin
     p_kind => 'cancelled', p_id => p_id,
     p_command => (
       p_tenant, null, '{}', p_key, coalesce(p_expected, ''), '*', p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified, false, false, null
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end, false, false, null
     )::pawl_private.fire_command,
     p_to => null, p_patch => null, p_patch_checked => '*', p_target => null,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;
 -- +goose StatementEnd
@@ -7322,11 +7341,11 @@ $$;
 -- p_checked:       as for fire
 -- p_patch_checked: the version of the instance for which the caller has checked the patched context against the
 --                  workflow's schema, or '*' for any; see 'context-unchecked'
--- p_verified:      as for fire
+-- p_verified:      as for fire. It counts only if the session is one of the service, as does p_caller
 -- p_dry_run:       decide, and write and lock nothing; the caller's transaction may be read-only. The key plays no part
 -- p_raises:        whether a refusal is raised, or returned as fire returns it. A refusal that is raised is not recorded
 --                  for the key
--- p_caller:        who acts, for the audit: a JSON object; null for the session
+-- p_caller:        who acts, for the audit: a JSON object; null for p_actor
 -- Returns: the outcome. 'payload-unchecked' is as fire's. With 'context-unchecked', schema is an object of the schema and
 --          the contexts before and after the patch: if the first fits the schema, the second must
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW40P, PW412, PW413, PW422, PW42G, PW42K, PW428: see
@@ -7349,6 +7368,8 @@ set enable_memoize = off
 -- Plans over JSON of unknown size look expensive, and would be compiled.
 set jit = off
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(coalesce(
     pawl_private.force_fault(
@@ -7368,12 +7389,12 @@ begin
     p_kind => 'forced', p_id => p_id,
     p_command => (
       p_tenant, p_event, coalesce(p_payload, '{}'), p_key, coalesce(p_expected, ''), p_checked, p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified,
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end,
       false, false, null
     )::pawl_private.fire_command,
     p_to => p_to, p_patch => p_context_patch, p_patch_checked => p_patch_checked, p_target => p_target,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;
 -- +goose StatementEnd
@@ -12419,7 +12440,7 @@ create function pawl_private.rfc3339_time(p_text text) returns timestamptz
 language sql stable parallel safe
 as $$
   select case
-    when p_text ~ '^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$'
+    when p_text ~ '^(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-](0[0-9]|1[0-4]):[0-5][0-9])$'
       and substr(p_text, 9, 2)::integer
         <= extract(day from make_date(substr(p_text, 1, 4)::integer, substr(p_text, 6, 2)::integer, 1) + interval '1 month - 1 day')
       then p_text::timestamptz
@@ -12432,7 +12453,7 @@ $$;
 create function pawl_private.number_of(p_text text) returns numeric
 language sql immutable parallel safe
 as $$
-  select case when p_text ~ '^-?\d{1,100}(\.\d{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
+  select case when p_text ~ '^-?[0-9]{1,100}(\.[0-9]{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
 $$;
 -- +goose StatementEnd
 
@@ -12952,6 +12973,8 @@ $$;
 -- p_states, p_statuses: null for all
 -- p_after:            where the page begins, exclusive; null for the first one
 -- p_few, p_probes:    how many instances of a condition are few, and how many are looked at if none leaves so few
+-- p_patience:         after how long, or half of the session's statement_timeout, the page ends behind the instance that is
+--                     looked at then: contexts may be large
 -- p_most:             how many steps without a fold there may be, of all tenants; null to use nothing that was folded
 -- Returns: ids: at most p_limit. versions: theirs. rest: the last id that was looked at, if the list goes on behind it although the page has
 --          fewer ids; else null. incomplete: whether instances may be missing until the workflow is indexed anew
@@ -12959,7 +12982,7 @@ $$;
 -- +goose StatementBegin
 create function pawl.instances_where(
   p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid,
-  p_limit integer, p_few integer, p_probes integer, p_most integer, out ids uuid[], out versions bigint[], out rest uuid, out incomplete boolean
+  p_limit integer, p_few integer, p_probes integer, p_patience interval, p_most integer, out ids uuid[], out versions bigint[], out rest uuid, out incomplete boolean
 )
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -12978,6 +13001,9 @@ declare
   v_fewest uuid[];
   v_candidate record;
   v_looked integer := 0;
+  v_last uuid;
+  v_until timestamptz := statement_timestamp()
+    + least(p_patience, nullif(current_setting('statement_timeout')::interval, interval '0') / 2);
 begin
   ids := '{}';
   versions := '{}';
@@ -13018,10 +13044,12 @@ begin
     where i.workflow = p_workflow
     order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
   loop
-    if v_looked = p_probes and v_fewest is null then
+    if v_looked = p_probes and v_fewest is null or v_looked > 0 and clock_timestamp() > v_until then
+      rest := v_last;
       return;
     end if;
     v_looked := v_looked + 1;
+    v_last := v_candidate.id;
     rest := case when v_fewest is null and v_looked = p_probes then v_candidate.id end;
     if (p_states is null or v_candidate.state = any (p_states)) and (p_statuses is null or v_candidate.status = any (p_statuses))
       and not exists (
@@ -14643,7 +14671,7 @@ as $$ select pawl_private.store_candidate(p_definition ->> 'name', p_definition)
 
 -- purge_archived deletes instances that have been final since p_before or longer, whatever their retention is: see
 -- pawl_private.purge. It is for instances that were written to an archive.
--- p_caller: see pawl_private.audit
+-- p_caller: see pawl_private.audit. It counts only if the session is one of the service
 -- Returns: the ids of the instances that were deleted
 -- Raises:  what pawl_private.bound_role raises
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
@@ -14662,8 +14690,8 @@ begin
   v_purged := pawl_private.purge(p_tenant, p_ids, p_before, true);
   if v_purged <> '{}' then
     perform pawl_private.audit(
-      p_tenant => p_tenant, p_caller => p_caller, p_action => 'instance.purge', p_target => null, p_outcome => 'done',
-      p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
+      p_tenant => p_tenant, p_caller => case when pawl_private.is_service() then p_caller end, p_action => 'instance.purge',
+      p_target => null, p_outcome => 'done', p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
   end if;
   return v_purged;
 end
@@ -17033,7 +17061,7 @@ $$;
 -- +goose StatementEnd
 
 -- operating checks what an operator gives with each act on a task, and for whom the session may act.
--- Returns: the caller for the audit
+-- Returns: the caller for the audit: p_caller only if the session is one of the service
 -- Raises:  PW400; what pawl_private.bound_actor raises
 -- +goose StatementBegin
 create function pawl_private.operating(p_tenant text, p_actor text, p_reason text, p_caller jsonb) returns jsonb
@@ -17045,7 +17073,7 @@ begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
   v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
+  return coalesce(case when pawl_private.is_service() then p_caller end, jsonb_build_object('actor', v_actor));
 end
 $$;
 -- +goose StatementEnd

@@ -79,6 +79,46 @@ func (q *Queries) ListHistory(ctx context.Context, arg ListHistoryParams) ([]His
 	return items, nil
 }
 
+const listTraceparents = `-- name: ListTraceparents :many
+select h.version::bigint as version, h.traceparent::text as traceparent
+from pawl.history h
+where h.tenant_id = $1 and h.instance_id = $2 and h.traceparent <> ''
+order by h.version
+limit $3
+`
+
+type ListTraceparentsParams struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	RowLimit   int32
+}
+
+type ListTraceparentsRow struct {
+	Version     int64
+	Traceparent string
+}
+
+// ListTraceparents reads the traceparents of an instance's first steps, and nothing that may be large.
+func (q *Queries) ListTraceparents(ctx context.Context, arg ListTraceparentsParams) ([]ListTraceparentsRow, error) {
+	rows, err := q.db.Query(ctx, listTraceparents, arg.TenantID, arg.InstanceID, arg.RowLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListTraceparentsRow
+	for rows.Next() {
+		var i ListTraceparentsRow
+		if err := rows.Scan(&i.Version, &i.Traceparent); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const previousTraces = `-- name: PreviousTraces :many
 select c.ordinal::bigint as ordinal, p.traceparent::text as traceparent
 from (

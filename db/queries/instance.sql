@@ -128,7 +128,8 @@ select w.search from pawl.workflow w where w.name = @workflow order by w.version
 select w.ids::uuid[] as ids, w.versions::bigint[] as versions, w.rest, w.incomplete::boolean as incomplete
 from pawl.instances_where(
   @tenant_id, @workflow, @conditions::jsonb, sqlc.narg('states')::text[], sqlc.narg('statuses')::text[], @ascending::boolean,
-  sqlc.narg('after_id')::uuid, @row_limit::integer, @few::integer, @probes::integer, sqlc.narg('most')::integer
+  sqlc.narg('after_id')::uuid, @row_limit::integer, @few::integer, @probes::integer,
+  @patience::interval, sqlc.narg('most')::integer
 ) w;
 
 -- InstancesPage reads instances of a tenant by their ids.

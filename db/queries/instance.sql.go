@@ -477,7 +477,8 @@ const instancesWhere = `-- name: InstancesWhere :one
 select w.ids::uuid[] as ids, w.versions::bigint[] as versions, w.rest, w.incomplete::boolean as incomplete
 from pawl.instances_where(
   $1, $2, $3::jsonb, $4::text[], $5::text[], $6::boolean,
-  $7::uuid, $8::integer, $9::integer, $10::integer, $11::integer
+  $7::uuid, $8::integer, $9::integer, $10::integer,
+  $11::interval, $12::integer
 ) w
 `
 
@@ -492,6 +493,7 @@ type InstancesWhereParams struct {
 	RowLimit   int32
 	Few        int32
 	Probes     int32
+	Patience   pgtype.Interval
 	Most       *int32
 }
 
@@ -515,6 +517,7 @@ func (q *Queries) InstancesWhere(ctx context.Context, arg InstancesWhereParams) 
 		arg.RowLimit,
 		arg.Few,
 		arg.Probes,
+		arg.Patience,
 		arg.Most,
 	)
 	var i InstancesWhereRow

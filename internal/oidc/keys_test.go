@@ -88,6 +88,22 @@ func TestProviderGoesAway(t *testing.T) {
 	})
 }
 
+// A token that expires while the provider is away is refused as what it is, and not with what may pass: streams that
+// were begun with it go on as long as nobody can tell.
+func TestTokenExpiresWhileProviderIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, v, k := newBubble(t)
+		token := p.token(k, nil, object{"exp": time.Now().Add(6 * time.Minute).Unix()})
+		want(t, v, token, nil)
+		p.answerWith(away)
+		time.Sleep(5*time.Minute + 10*time.Second)
+		want(t, v, token, oidc.ErrUnavailable)
+		time.Sleep(2 * time.Minute)
+		want(t, v, token, oidc.ErrInvalid)
+	})
+}
+
 // A key that the provider has removed is honoured for five minutes, if nothing else has the keys fetched, and no
 // longer. While tokens come, it is one minute.
 func TestRemovedKey(t *testing.T) {

@@ -143,6 +143,12 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Identity, error) {
 		return Identity{}, invalid("it is not a signed JWT")
 	}
 	payload, err := v.verifySignature(ctx, header, signed)
+	if errors.Is(err, ErrUnavailable) {
+		// Its claims may be enough to refuse it. So nobody goes on with an expired token because the provider is away.
+		if _, refusal := v.identify(signed.UnsafePayloadWithoutVerification(), time.Now()); refusal != nil {
+			return Identity{}, refusal
+		}
+	}
 	if err != nil {
 		return Identity{}, err
 	}

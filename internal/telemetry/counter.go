@@ -20,17 +20,18 @@ const maxLabels = 4
 // values are those of a family's labels, in their order.
 type values [maxLabels]string
 
-// A family counts by labels. The text of its series in /metrics stays within a budget. It may be used by several
-// goroutines at once.
+// A family counts by labels. The text of its series in /metrics stays within a budget. The series with one value of the
+// first label have no more of it than is left, so that one value alone cannot use up what others need. It may be used by
+// several goroutines at once.
 type family struct {
 	name   string
 	labels []string
 	// folds are the labels that become Other, one after the other, when the budget is used up.
 	folds  []int
 	budget int // In bytes. Series of which something is folded may use a quarter more.
-
 	mu     sync.RWMutex
 	used   int
+	usedBy map[string]int // By the values of the first label.
 	series map[values]*series
 }
 
@@ -40,7 +41,7 @@ type series struct {
 }
 
 func newFamily(name string, budget int, folds []string, labels ...string) *family {
-	f := &family{name: name, labels: labels, budget: budget, series: map[values]*series{}}
+	f := &family{name: name, labels: labels, budget: budget, usedBy: map[string]int{}, series: map[values]*series{}}
 	for _, label := range folds {
 		f.folds = append(f.folds, slices.Index(labels, label))
 	}
@@ -70,8 +71,10 @@ func (f *family) begin(v values) *series {
 		if s := f.series[v]; s != nil {
 			return s
 		}
-		if size := f.size(v); f.used+size <= budget {
+		size := f.size(v)
+		if left := budget - f.used - size; f.usedBy[v[0]] <= left {
 			f.used += size
+			f.usedBy[v[0]] += size
 			f.series[v] = &series{labels: f.labelled(v)}
 			return f.series[v]
 		}

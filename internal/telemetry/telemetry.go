@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -96,6 +98,7 @@ func New(ctx context.Context, config Config) (*Telemetry, error) {
 	if merged, err := resource.Merge(about, resource.Environment()); err == nil {
 		about = merged
 	}
+	otel.SetLogger(logr.New(quiet{config.Logger}))
 	// The families have limits of their own.
 	options := []sdk.Option{sdk.WithReader(scrape), sdk.WithResource(about), sdk.WithCardinalityLimit(0)}
 	pushes, err := t.pushes("METRICS")
@@ -139,7 +142,7 @@ func (t *Telemetry) pushes(signal string) (bool, error) {
 
 // instruments makes the instruments of the process.
 func (t *Telemetry) instruments() error {
-	t.requests = newFamily("pawl_requests", requestBudget, []string{"tenant", "route"}, "method", "route", "status", "tenant")
+	t.requests = newFamily("pawl_requests", requestBudget, []string{"tenant", "route"}, "route", "method", "status", "tenant")
 	t.commands = newFamily("pawl_commands", commandBudget, []string{"event", "tenant", "workflow"}, "workflow", "event", "outcome", "tenant")
 	t.keys = newFamily("pawl_idempotency", 1000, nil, "result")
 	seconds := func(name, description string, bounds []float64) (h metric.Float64Histogram, err error) {
@@ -172,7 +175,7 @@ func (t *Telemetry) tenant(name string) string {
 
 // Request counts a request that has ended. Route and method are those of the contract, or Other.
 func (t *Telemetry) Request(method, route, tenant string, status int, took time.Duration) {
-	t.requests.add(values{method, route, strconv.Itoa(status), t.tenant(tenant)})
+	t.requests.add(values{route, method, strconv.Itoa(status), t.tenant(tenant)})
 	t.took.Record(context.Background(), took.Seconds(), t.routes.of(method, route))
 }
 
@@ -226,8 +229,15 @@ func (t *Telemetry) Probe() fsm.Probe {
 	}
 }
 
+// eventName is what definitions name events by, and the names that stand for other commands. Patterns admit any text.
+var eventName = regexp.MustCompile(`^_?[A-Za-z][A-Za-z0-9_.-]{0,63}$`)
+
 func (t *Telemetry) answered(a fsm.Observation) {
-	t.commands.add(values{cmp.Or(a.Workflow, Other), cmp.Or(a.Event, Other), a.Outcome, t.tenant(a.Tenant)})
+	event := Other
+	if eventName.MatchString(a.Event) {
+		event = a.Event
+	}
+	t.commands.add(values{cmp.Or(a.Workflow, Other), event, a.Outcome, t.tenant(a.Tenant)})
 	if a.Key != "" {
 		t.keys.add(values{a.Key})
 	}

@@ -124,6 +124,30 @@ func TestSizeIsBounded(t *testing.T) {
 	}
 }
 
+// Who fires many events of a pattern at one workflow does not use up what the events of others need. A text that is no
+// name is no label, though a pattern may admit it.
+func TestOneWorkflowLeavesRoom(t *testing.T) {
+	t.Parallel()
+	m := start(t, telemetry.Config{})
+	for i := range 20_000 {
+		m.Probe().Answered(fsm.Observation{Workflow: "notes", Event: fmt.Sprint("note.", i), Outcome: "applied"})
+	}
+	for i := range 100 {
+		m.Probe().Answered(fsm.Observation{Workflow: "orders", Event: fmt.Sprint("event", i), Outcome: "applied"})
+	}
+	m.Probe().Answered(fsm.Observation{Workflow: "orders", Event: "note.Jane Doe", Outcome: "refused"})
+	text := scrape(t, m)
+	if strings.Contains(text, "Jane") || sum(t, text, "pawl_commands_total", `outcome="refused"`, `event="_other"`) != 1 {
+		t.Error("an event that no definition can declare is a label")
+	}
+	if n := sum(t, text, "pawl_commands_total", `workflow="orders"`, `event="_other"`, `outcome="applied"`); n != 0 {
+		t.Errorf("%v commands of the other workflow are folded", n)
+	}
+	if n := sum(t, text, "pawl_commands_total", `workflow="notes"`); n != 20_000 {
+		t.Errorf("%v commands are counted, want 20,000", n)
+	}
+}
+
 // Tenants are a label only if they are listed, and the others are one.
 func TestTenantsAreListed(t *testing.T) {
 	t.Parallel()

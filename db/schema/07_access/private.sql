@@ -150,6 +150,17 @@ begin
 end
 $$;
 
+-- is_service says whether the session is one of the service, which has found out on whose behalf it acts. Others act for
+-- themselves, and what they say of their caller does not count. The owner of the schema and superusers pass.
+create function pawl_private.is_service() returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return has_function_privilege(session_user, 'pawl.audit_note(text, jsonb, text, text, text, bigint)', 'execute');
+end
+$$;
+
 -- bind_role binds a role of the database to a tenant, and perhaps to a subject, instead of what it was bound to.
 -- p_tenant: * for all
 -- Raises:  PW40T unknown-tenant

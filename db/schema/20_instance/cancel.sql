@@ -16,6 +16,8 @@ set search_path = pg_catalog, pg_temp
 set enable_memoize = off
 set jit = off
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
@@ -24,10 +26,10 @@ begin
     p_kind => 'cancelled', p_id => p_id,
     p_command => (
       p_tenant, null, '{}', p_key, coalesce(p_expected, ''), '*', p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified, false, false, null
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end, false, false, null
     )::pawl_private.fire_command,
     p_to => null, p_patch => null, p_patch_checked => '*', p_target => null,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;

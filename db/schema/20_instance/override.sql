@@ -13,11 +13,11 @@
 -- p_checked:       as for fire
 -- p_patch_checked: the version of the instance for which the caller has checked the patched context against the
 --                  workflow's schema, or '*' for any; see 'context-unchecked'
--- p_verified:      as for fire
+-- p_verified:      as for fire. It counts only if the session is one of the service, as does p_caller
 -- p_dry_run:       decide, and write and lock nothing; the caller's transaction may be read-only. The key plays no part
 -- p_raises:        whether a refusal is raised, or returned as fire returns it. A refusal that is raised is not recorded
 --                  for the key
--- p_caller:        who acts, for the audit: a JSON object; null for the session
+-- p_caller:        who acts, for the audit: a JSON object; null for p_actor
 -- Returns: the outcome. 'payload-unchecked' is as fire's. With 'context-unchecked', schema is an object of the schema and
 --          the contexts before and after the patch: if the first fits the schema, the second must
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW40P, PW412, PW413, PW422, PW42G, PW42K, PW428: see
@@ -39,6 +39,8 @@ set enable_memoize = off
 -- Plans over JSON of unknown size look expensive, and would be compiled.
 set jit = off
 as $$
+declare
+  v_served boolean := pawl_private.is_service();
 begin
   perform pawl_private.refuse_malformed(coalesce(
     pawl_private.force_fault(
@@ -58,11 +60,11 @@ begin
     p_kind => 'forced', p_id => p_id,
     p_command => (
       p_tenant, p_event, coalesce(p_payload, '{}'), p_key, coalesce(p_expected, ''), p_checked, p_reason,
-      pawl_private.bound_actor(p_tenant, p_actor), p_verified,
+      pawl_private.bound_actor(p_tenant, p_actor), case when v_served then p_verified end,
       false, false, null
     )::pawl_private.fire_command,
     p_to => p_to, p_patch => p_context_patch, p_patch_checked => p_patch_checked, p_target => p_target,
     p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
-    p_caller => p_caller);
+    p_caller => case when v_served then p_caller end);
 end
 $$;

@@ -1412,7 +1412,11 @@ begin
   return coalesce(
     pawl_private.command_fault(
       p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason),
-    case when p_reason !~ '[^[:space:]]' or p_reason is null then 'the reason must have 1 to 1000 characters, not only spaces' end,
+    case
+      -- Spaces, controls and what only formats other characters, whatever the rules of the database's locale are.
+      when p_reason !~ '[^[:space:][:cntrl:]\u00a0\u00ad\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]' or p_reason is null
+        then 'the reason must have 1 to 1000 characters, and some that can be seen'
+    end,
     pawl_private.expected_fault(p_expected));
 end
 $$;

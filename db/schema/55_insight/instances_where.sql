@@ -5,13 +5,15 @@
 -- p_states, p_statuses: null for all
 -- p_after:            where the page begins, exclusive; null for the first one
 -- p_few, p_probes:    how many instances of a condition are few, and how many are looked at if none leaves so few
+-- p_patience:         after how long, or half of the session's statement_timeout, the page ends behind the instance that is
+--                     looked at then: contexts may be large
 -- p_most:             how many steps without a fold there may be, of all tenants; null to use nothing that was folded
 -- Returns: ids: at most p_limit. versions: theirs. rest: the last id that was looked at, if the list goes on behind it although the page has
 --          fewer ids; else null. incomplete: whether instances may be missing until the workflow is indexed anew
 -- Raises:  PW400 malformed-request; 55000 more than p_most steps are not folded yet
 create function pawl.instances_where(
   p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid,
-  p_limit integer, p_few integer, p_probes integer, p_most integer, out ids uuid[], out versions bigint[], out rest uuid, out incomplete boolean
+  p_limit integer, p_few integer, p_probes integer, p_patience interval, p_most integer, out ids uuid[], out versions bigint[], out rest uuid, out incomplete boolean
 )
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -30,6 +32,9 @@ declare
   v_fewest uuid[];
   v_candidate record;
   v_looked integer := 0;
+  v_last uuid;
+  v_until timestamptz := statement_timestamp()
+    + least(p_patience, nullif(current_setting('statement_timeout')::interval, interval '0') / 2);
 begin
   ids := '{}';
   versions := '{}';
@@ -70,10 +75,12 @@ begin
     where i.workflow = p_workflow
     order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
   loop
-    if v_looked = p_probes and v_fewest is null then
+    if v_looked = p_probes and v_fewest is null or v_looked > 0 and clock_timestamp() > v_until then
+      rest := v_last;
       return;
     end if;
     v_looked := v_looked + 1;
+    v_last := v_candidate.id;
     rest := case when v_fewest is null and v_looked = p_probes then v_candidate.id end;
     if (p_states is null or v_candidate.state = any (p_states)) and (p_statuses is null or v_candidate.status = any (p_statuses))
       and not exists (

@@ -343,7 +343,7 @@ create function pawl_private.rfc3339_time(p_text text) returns timestamptz
 language sql stable parallel safe
 as $$
   select case
-    when p_text ~ '^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$'
+    when p_text ~ '^(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-](0[0-9]|1[0-4]):[0-5][0-9])$'
       and substr(p_text, 9, 2)::integer
         <= extract(day from make_date(substr(p_text, 1, 4)::integer, substr(p_text, 6, 2)::integer, 1) + interval '1 month - 1 day')
       then p_text::timestamptz
@@ -354,7 +354,7 @@ $$;
 create function pawl_private.number_of(p_text text) returns numeric
 language sql immutable parallel safe
 as $$
-  select case when p_text ~ '^-?\d{1,100}(\.\d{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
+  select case when p_text ~ '^-?[0-9]{1,100}(\.[0-9]{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
 $$;
 
 -- text_key is what is indexed of a text.

@@ -1,6 +1,6 @@
 -- purge_archived deletes instances that have been final since p_before or longer, whatever their retention is: see
 -- pawl_private.purge. It is for instances that were written to an archive.
--- p_caller: see pawl_private.audit
+-- p_caller: see pawl_private.audit. It counts only if the session is one of the service
 -- Returns: the ids of the instances that were deleted
 -- Raises:  what pawl_private.bound_role raises
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
@@ -18,8 +18,8 @@ begin
   v_purged := pawl_private.purge(p_tenant, p_ids, p_before, true);
   if v_purged <> '{}' then
     perform pawl_private.audit(
-      p_tenant => p_tenant, p_caller => p_caller, p_action => 'instance.purge', p_target => null, p_outcome => 'done',
-      p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
+      p_tenant => p_tenant, p_caller => case when pawl_private.is_service() then p_caller end, p_action => 'instance.purge',
+      p_target => null, p_outcome => 'done', p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
   end if;
   return v_purged;
 end

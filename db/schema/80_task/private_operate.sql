@@ -17,7 +17,7 @@ end
 $$;
 
 -- operating checks what an operator gives with each act on a task, and for whom the session may act.
--- Returns: the caller for the audit
+-- Returns: the caller for the audit: p_caller only if the session is one of the service
 -- Raises:  PW400; what pawl_private.bound_actor raises
 create function pawl_private.operating(p_tenant text, p_actor text, p_reason text, p_caller jsonb) returns jsonb
 language plpgsql stable
@@ -28,7 +28,7 @@ begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
   v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
+  return coalesce(case when pawl_private.is_service() then p_caller end, jsonb_build_object('actor', v_actor));
 end
 $$;
 
