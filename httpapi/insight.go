@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 	"github.com/pawl-fsm/pawl/insight"
 )
@@ -13,6 +14,9 @@ import (
 func (s *server) GetWorkflowStats(ctx context.Context, r GetWorkflowStatsRequestObject) (GetWorkflowStatsResponseObject, error) {
 	if err := requestOf(ctx).checkWorkflow(r.Name, 0); err != nil {
 		return nil, err
+	}
+	if requestOf(ctx).principal.tenant == fsm.Deployment {
+		return nil, &problemError{code: api.ProblemCodeTenantRequired, detail: "statistics are those of one tenant: name it in the header " + tenantHeader}
 	}
 	query := insight.StatsQuery{By: insight.By(value(r.Params.By))}
 	var err error

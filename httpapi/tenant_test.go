@@ -79,6 +79,8 @@ func TestAllTenants(t *testing.T) {
 	}
 	a.get("/v1/instances", as("root", "a")...).want(http.StatusOK).wantAt("items.0.tenant", missing)
 	a.get("/v1/deliveries", as("root", "*")...).want(http.StatusOK)
+	a.get("/v1/workflows/mine/stats", as("root", "a")...).want(http.StatusOK)
+	a.get("/v1/workflows/mine/stats", as("root", "*")...).want(http.StatusBadRequest, "tenant-required") // No number is that of all.
 
 	for tenant, id := range ids {
 		a.get("/v1/instances/"+id, as("root")...).want(http.StatusOK).wantAt("id", id)
