@@ -15,9 +15,9 @@
 // A label holds a name of the contract (a route), of a definition (a workflow, an event, a topic) or of this program (an
 // outcome). It never holds an instance, a key, a subject or another text of a caller. What a caller invents is `_other`:
 // routes that do not exist, workflows that were not found, events that the workflow does not declare. But patterns admit
-// events of any name, which are labels if they have the form of one, and there may be many definitions. So the series of a family have a budget in bytes. When it is used
-// up, new series are folded, label by label, into `_other`. One workflow, or one route, never has more of it than is left.
-// Series that exist go on. /metrics stays below 1 MB for that
+// events of any name, which are labels if they have the form of one, and there may be many definitions. So the series of
+// a family have a budget in bytes. When it is used up, new series are folded, label by label, into `_other`. One
+// workflow, or one route, never has more of it than is left. Series that exist go on. /metrics stays below 1 MB for that
 // reason, whatever callers and definitions do. Tenants are a label only if the operator lists them; others are `_other`.
 //
 // # Whose numbers they are
