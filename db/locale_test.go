@@ -1,7 +1,6 @@
 package db_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -29,7 +28,6 @@ func TestDigitsOfOtherScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := dial(t, dsn)
-	defer conn.Close(context.Background())
 	register(t, conn, `{"name": "w", "initial": "A", "search": {"v": "$.context.v", "n": {"path": "$.context.v", "type": "number"}, "t": {"path": "$.context.v", "type": "time"}},
 		"states": {"A": {"on": {"go": [{"target": "Z"}]}}, "Z": {"type": "final"}}}`)
 	dbtest.Number(t, conn)

@@ -11,8 +11,10 @@ import (
 func TestRateLimit(t *testing.T) {
 	t.Parallel()
 	a := startWith(t, setup{http: httpapi.Config{RateLimit: 0.0001, Tokens: []httpapi.Token{
-		{SHA256: sum("one"), Subject: "one"}, {SHA256: sum("two"), Subject: "two"},
-		{SHA256: sum("three"), Subject: "b c", Tenant: "a"}, {SHA256: sum("four"), Subject: "c", Tenant: "a b"},
+		{SHA256: sum("one"), Subject: "one"},
+		{SHA256: sum("two"), Subject: "two"},
+		{SHA256: sum("three"), Subject: "b c", Tenant: "a"},
+		{SHA256: sum("four"), Subject: "c", Tenant: "a b"},
 	}}})
 	one, two := []string{"Authorization", "Bearer one"}, []string{"Authorization", "Bearer two"}
 	a.get("/v1/workflows", one...).want(http.StatusOK)

@@ -33,9 +33,9 @@ declare
   v_candidate record;
   v_looked integer := 0;
   v_last uuid;
-  v_until timestamptz := statement_timestamp()
-    + least(p_patience, nullif(current_setting('statement_timeout')::interval, interval '0') / 2);
+  v_until timestamptz;
 begin
+  v_until := statement_timestamp() + least(p_patience, nullif(current_setting('statement_timeout')::interval, interval '0') / 2);
   ids := '{}';
   versions := '{}';
   for v_condition in select c.value from jsonb_array_elements(p_conditions) c where p_most is not null loop
