@@ -421,7 +421,6 @@ func TestPagesOfLargeContextsEnd(t *testing.T) {
 		var got []uuid.UUID
 		var after *uuid.UUID
 		pages := 0
-		// bounded: each page begins where the last one ended
 		for more := true; more; more = after != nil {
 			var ids []uuid.UUID
 			err := pool.QueryRow(t.Context(), `

@@ -69,7 +69,7 @@ func TestSearchOfAnotherType(t *testing.T) {
 	t.Parallel()
 	a := start(t)
 	a.register(searched(`"p": "$.context.p", "former": "$.context.p"`))
-	for key, value := range map[string]string{"number": "400", "text": `"400"`, "time": `"2026-03-01T09:00:00Z"`, "boolean": "true"} {
+	for key, value := range map[string]string{"number": "400", "text": `"400"`, "time": `"2026-03-01T09:00:00Z"`, "boolean": "true", "object": `{"x": 1}`, "array": "[400]", "null": "null"} {
 		a.create("searched", fmt.Sprintf(`{"business_key": %q, "context": {"p": %s}}`, key, value))
 	}
 	a.folded()
@@ -81,14 +81,14 @@ func TestSearchOfAnotherType(t *testing.T) {
 			t.Errorf("%s: %s", where, got)
 		}
 	}
-	const keys = "number text time boolean"
+	const keys = "number text time boolean object array null"
 	for _, c := range []struct {
 		kind  string
 		finds map[string]string
 		bad   string
 	}{
 		{"number", map[string]string{"p=400": "number text", "p<1": ""}, "p=x"},
-		{"text", map[string]string{"p=400": "number text", "p=true": "boolean", "p=2026*": "time"}, ""},
+		{"text", map[string]string{"p=400": "number text", "p=true": "boolean", "p=2026*": "time", `p={"x": 1}`: "", "p=[400]": "", "p=null": "", `p="{\"x\": 1}"`: ""}, ""},
 		{"time", map[string]string{"p=2026-03-01T10:00:00+01:00": "time"}, "p=400"},
 		{"boolean", map[string]string{"p=true": "boolean", "p=false": ""}, `p="true"`},
 	} {
@@ -98,7 +98,7 @@ func TestSearchOfAnotherType(t *testing.T) {
 				t.Errorf("%s, %s: before the reindex incomplete is %s", c.kind, where, incomplete)
 			}
 		}
-		a.do(http.MethodPost, "/v1/workflows/searched/reindex", "").want(http.StatusOK).wantAt("complete", "true", "indexed", "4", "total", "4")
+		a.do(http.MethodPost, "/v1/workflows/searched/reindex", "").want(http.StatusOK).wantAt("complete", "true", "indexed", "7", "total", "7")
 		for where, want := range c.finds {
 			got, incomplete := a.list(where)
 			for _, key := range strings.Fields(keys) {

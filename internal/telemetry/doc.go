@@ -3,11 +3,11 @@
 // # What it owns
 //
 //   - [Telemetry]: the instruments, the registry behind /metrics, and what is pushed by OTLP (HTTP, protobuf) when the
-//     standard variables OTEL_* ask for it.
+//     standard variables OTEL_* ask for it; and the spans of commands, which are exported likewise.
 //   - [Backlog]: the numbers that belong to the whole deployment, such as timers that are late.
 //   - A tracer for pgx that counts calls to the database.
 //
-// No other package knows OpenTelemetry. The engine, the API and the workers have functions in their configurations, which
+// No other package but tests imports OpenTelemetry. The engine, the API and the workers have functions in their configurations, which
 // cmd connects with the methods of a Telemetry.
 //
 // # How many series there are
@@ -34,5 +34,5 @@
 //
 // # What it may import
 //
-// fsm, for the types of its probe, outbox for the backlog, pgx and OpenTelemetry.
+// fsm, for the types of its probe, outbox for the backlog, pgx, OpenTelemetry and the client library of Prometheus.
 package telemetry
