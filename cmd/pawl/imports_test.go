@@ -72,7 +72,7 @@ var allowed = map[string][]string{
 	"examples/worker/loop":         {},
 
 	"cmd/pawl": {
-		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/access", "fsm/bulk", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/rotation", "fsm/worker",
+		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/access", "fsm/bulk", "fsm/definition", "fsm/finding", "fsm/lifecycle", "fsm/live", "fsm/rotation", "fsm/worker",
 		"httpapi", "httpapi/api", "internal/bench", "internal/oidc", "internal/telemetry", "insight", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
 	},
 
