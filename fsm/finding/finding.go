@@ -95,13 +95,14 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page fsm.Pa
 				State: database.Optional(f.State), InstanceID: database.Optional(f.InstanceID), Open: f.Open, Within: f.Within, RowLimit: limit,
 			})
 		},
-		Item: findingOf,
+		Item: Of,
 		Key:  func(f Finding) string { return f.ID.String() },
 	}, page.Limit, page.Cursor)
 	return fsm.List[Finding]{Items: items, Next: next}, err
 }
 
-func findingOf(f queries.Finding) Finding {
+// Of returns the finding of a row.
+func Of(f queries.Finding) Finding {
 	return Finding{
 		ID: f.ID, Kind: Kind(f.Kind), InstanceID: f.InstanceID, Workflow: f.Workflow, State: f.State, Version: f.VisitVersion,
 		Since: f.Since, OpenedAt: f.OpenedAt, ClosedAt: f.ClosedAt, Detail: f.Detail,
