@@ -391,7 +391,7 @@ func granted(t *testing.T, conn *pgx.Conn) (functions, relations []string) {
 }
 
 const (
-	apiFunctions = "audit_note audit_page backtest bulk_control bulk_create cancel chosen_states compensation_mark connection_delete connection_put " +
+	apiFunctions = "audit_note audit_page backtest bulk_control bulk_create callback_host cancel chosen_states compensation_mark connection_delete connection_put " +
 		"count_commands create delivery_replay fire fire_by_keys guard_holds history_page insight_as_of instance_timeout instances instances_in_states " +
 		"instances_page instances_where jsonpath_error list_place " +
 		"log_moved log_place log_settled migrate_instances now outcome_rows override past_timeout preview principals propose_workflow " +
@@ -407,8 +407,9 @@ const (
 		"purge_keys schema_version score_forecasts subscription_rest task_claim task_lanes task_settle task_sweep uuid_v7_floor"
 	readerFunctions = "consumer_status final_instances history_page insight_as_of instance_timeout instances now schema_version uuid_v7_floor"
 	apiRelations    = "attribute bulk_item bulk_report command_count compensation connection_row delivery dwell_count dwell_hour edge_count finding forecast_score history " +
-		"instance instance_at instance_count log_head next_timeout residence role schema setting " +
-		"subscription_row task task_attempt task_row tenant timer token undoing workflow workflow_state workflow_transition"
+		"idempotency_key(tenant_id key decision instance_id version expires_at refusal) instance instance_at instance_count log_head next_timeout residence role schema setting " +
+		"subscription_row task task_attempt task_row tenant timer token undoing workflow workflow_state " +
+		"workflow_task(workflow workflow_version position state name connection topic deadline) workflow_transition"
 	workerRelations = "finding instance setting workflow"
 	readerRelations = "attribute audit audit_log bulk_item bulk_report callback(tenant_id instance_id created_at) command_count compensation " +
 		"connection_row(tenant_id name version timeout concurrency failures circuit_open_until finding created_at created_by updated_at) " +

@@ -369,9 +369,10 @@ create table pawl.delivery (
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX delivery_callback_due_idx ON pawl.delivery USING btree (tenant_id, next_attempt_at) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND callback);
 CREATE INDEX delivery_dead_idx ON pawl.delivery USING btree (tenant_id, id) WHERE (status = 'dead'::text);
+CREATE INDEX delivery_dead_instance_idx ON pawl.delivery USING btree (tenant_id, instance_id, version) WHERE (status = 'dead'::text);
 CREATE INDEX delivery_delivered_idx ON pawl.delivery USING btree (id) WHERE (status = 'delivered'::text);
 CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, version) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
-CREATE INDEX delivery_pending_idx ON pawl.delivery USING btree (tenant_id, subscription_id, instance_id, version) WHERE (status = 'pending'::text);
+CREATE INDEX delivery_pending_idx ON pawl.delivery USING btree (tenant_id, instance_id, subscription_id, version) WHERE (status = 'pending'::text);
 CREATE INDEX delivery_subscription_idx ON pawl.delivery USING btree (tenant_id, subscription_id, id);
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
@@ -522,12 +523,12 @@ create table pawl.idempotency_key (
   instance_id uuid not null,
   version pawl.version not null,
   expires_at timestamp with time zone not null,
-  invariant text,
+  refusal jsonb,
   constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key)
 ) with (autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=5000, autovacuum_vacuum_insert_threshold=-1);
 CREATE INDEX idempotency_key_expires_at_idx ON pawl.idempotency_key USING btree (expires_at);
-CREATE INDEX idempotency_key_refused_idx ON pawl.idempotency_key USING btree (tenant_id, instance_id) WHERE ((decision)::text <> 'applied'::text);
-comment on column pawl.idempotency_key.invariant is 'the invariant that the step would have broken, if that is why it was refused';
+CREATE INDEX idempotency_key_refused_idx ON pawl.idempotency_key USING btree (tenant_id, instance_id, expires_at) WHERE ((decision)::text <> 'applied'::text);
+comment on column pawl.idempotency_key.refusal is 'of a refusal: the event, when it was refused (at), and the invariant that the step would have broken, if that is why; null for a step';
 
 create table pawl.instance (
   tenant_id pawl.tenant_id not null,
@@ -2434,6 +2435,19 @@ end
 $$;
 revoke execute on function pawl.bulk_step(integer) from public;
 
+create function pawl.callback_host(p_tenant text, p_instance uuid) returns text
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select substring(c.url from '^[^:/?#]*://(?:[^/?#]*@)?([^/?#@]*)')
+    from pawl.callback c
+    where c.tenant_id = p_tenant and c.instance_id = p_instance);
+end
+$$;
+revoke execute on function pawl.callback_host(text,uuid) from public;
+
 create function pawl.cancel(p_id uuid, p_reason text, p_expected text DEFAULT ''::text, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text, p_verified boolean DEFAULT NULL::boolean, p_dry_run boolean DEFAULT false, p_raises boolean DEFAULT true, p_caller jsonb DEFAULT NULL::jsonb) returns pawl.outcome
 language plpgsql volatile security definer
 set enable_memoize = 'off'
@@ -3883,7 +3897,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending'
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
       limit 1
     ) f
     cross join lateral (
@@ -3891,7 +3905,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending' and d.next_attempt_at is null
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
     ) w
     where f.next_attempt_at is null
   ) w
@@ -4191,17 +4205,18 @@ begin
       ),
       claimed as (
         insert into pawl.idempotency_key as k (
-          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
+          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, refusal)
         select distinct on (d.tenant, d.key)
           d.tenant, d.key, d.fingerprint, case d.code when 'invariant-broken' then 'guard-rejected' else d.code end,
           (d.instance).id, (d.instance).version,
-          v_now + v_setting.idempotency_ttl, d.invariant
+          v_now + v_setting.idempotency_ttl,
+          case when d.code <> 'applied' then pawl_private.refusal(d.event, v_now, d.invariant) end
         from decided d
         where d.key is not null and pawl_private.is_decision(d.code)
         order by d.tenant, d.key, d.ordinal
         on conflict on constraint idempotency_key_pkey do update
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-          version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
+          version = excluded.version, expires_at = excluded.expires_at, refusal = excluded.refusal
         where k.expires_at <= v_now
         -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id
@@ -7489,7 +7504,7 @@ begin
       and d.subscription_id = m.subscription_id
       and d.instance_id = m.instance_id
       and d.status = 'pending'
-    order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+    order by d.tenant_id, d.instance_id, d.subscription_id, d.version
     limit 1
   ) w on true
   -- A delivery exists already if a crash or a failover took the consumer's position back, or if the subscription
@@ -11264,7 +11279,7 @@ begin
       v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
     elsif v_key <> '' then
       insert into pawl.idempotency_key as k (
-        tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
+        tenant_id, key, fingerprint, decision, instance_id, version, expires_at, refusal)
       values (
         p_command.tenant, v_key, v_fingerprint,
         case v_decided.code
@@ -11272,10 +11287,12 @@ begin
           else v_decided.code
         end,
         p_id, (v_decided.instance).version, v_now + v_setting.idempotency_ttl,
-        case v_decided.code when 'invariant-broken' then v_decided.guards[1] end)
+        case when v_decided.code <> 'applied' then
+          pawl_private.refusal(p_command.event, v_now, case v_decided.code when 'invariant-broken' then v_decided.guards[1] end)
+        end)
       on conflict on constraint idempotency_key_pkey do update
       set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-        version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
+        version = excluded.version, expires_at = excluded.expires_at, refusal = excluded.refusal
       where k.expires_at <= v_now;
       v_seen := not found;
     end if;
@@ -12873,6 +12890,11 @@ as $$
 $$;
 revoke execute on function pawl_private.reads_more(text,boolean) from public;
 
+create function pawl_private.refusal(p_event text, p_at timestamp with time zone, p_invariant text) returns jsonb
+language sql stable
+as $$ select jsonb_strip_nulls(jsonb_build_object('event', p_event, 'at', p_at, 'invariant', p_invariant)) $$;
+revoke execute on function pawl_private.refusal(text,timestamp with time zone,text) from public;
+
 create function pawl_private.refuse(p_outcome pawl.outcome, p_id uuid, p_event text, p_expected bigint) returns void
 language plpgsql stable
 as $$
@@ -13102,7 +13124,7 @@ begin
   return query
   select
     c.ordinal,
-    case when not r.same then 'idempotency-key-reuse' when k.invariant is not null then 'invariant-broken' else k.decision end::text,
+    case when not r.same then 'idempotency-key-reuse' when k.refusal ? 'invariant' then 'invariant-broken' else k.decision end::text,
     true,
     case when a.id is not null then
       pawl_private.instance_row(
@@ -13116,7 +13138,7 @@ begin
     s.events,
     case when r.same and k.decision = 'guard-rejected' then
       case
-        when k.invariant is not null then array[k.invariant]
+        when k.refusal ? 'invariant' then array[k.refusal ->> 'invariant']
         else pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
       end
     end,

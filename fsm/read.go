@@ -114,12 +114,9 @@ func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUI
 	for n := range events {
 		// One call each, so that a guard that raises does not hide the others.
 		err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
-			rows, err := q.GuardHolds(ctx, queries.GuardHoldsParams{
-				TenantID: tenant, ID: id, Events: []string{events[n].Event}, Payload: emptyObject,
-				Actor: actor, Verified: !s.config.UnverifiedActors,
-			})
-			if len(rows) == 1 {
-				events[n].GuardHolds = &rows[0].Holds
+			holds, err := s.GuardsHold(ctx, q, tenant, id, []string{events[n].Event}, actor)
+			if h, known := holds[events[n].Event]; known {
+				events[n].GuardHolds = &h
 			}
 			if database.IsGuardFailure(err) {
 				return nil
@@ -131,6 +128,21 @@ func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUI
 		}
 	}
 	return events, nil
+}
+
+// GuardsHold says of events whether an instance would take each of them now with an empty payload, from the actor. It returns
+// the driver's error: one guard that raises hides the others.
+func (s *Service) GuardsHold(
+	ctx context.Context, q *queries.Queries, tenant string, id uuid.UUID, events []string, actor string,
+) (map[string]bool, error) {
+	rows, err := q.GuardHolds(ctx, queries.GuardHoldsParams{
+		TenantID: tenant, ID: id, Events: events, Payload: emptyObject, Actor: actor, Verified: !s.config.UnverifiedActors,
+	})
+	holds := make(map[string]bool, len(rows))
+	for _, r := range rows {
+		holds[r.Event] = r.Holds
+	}
+	return holds, err
 }
 
 // How many items a page has if its Limit is 0, and at most.

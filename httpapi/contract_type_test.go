@@ -12,8 +12,8 @@ import (
 // use. They make an object without members of a free-form object without additionalProperties, a required member of
 // a property with a default, and any text of an id without a format.
 func generatedTypeFaults(document any) (faults []string) {
-	// The client chooses these ids, which may be any text.
-	texts := []string{"correlation_id", "request_id"}
+	// The client chooses the first two, which may be any text. Traces have ids of their own.
+	texts := []string{"correlation_id", "request_id", "trace_id"}
 	isID := func(name string) bool {
 		return (name == "id" || name == "instance" || strings.HasSuffix(name, "_id")) && !slices.Contains(texts, name)
 	}

@@ -36,7 +36,7 @@ var scopes = map[string]string{
 	"rotateSubscriptionSecret": "deliver", "testSubscription": "deliver", "replayDeliveries": "deliver", "replayDelivery": "deliver",
 
 	"claimWork": "work", "heartbeatTask": "work", "completeTask": "work", "failTask": "work", "releaseTask": "work",
-	"listTasks": "read", "getTask": "read", "listCompensations": "read", "listTimeline": "read", "listFindings": "read", "getForecast": "read",
+	"listTasks": "read", "getTask": "read", "listCompensations": "read", "listTimeline": "read", "listFindings": "read", "getForecast": "read", "getDiagnostics": "read",
 	"retryTask": "operate", "resolveTask": "operate", "retryCompensation": "operate", "skipCompensation": "operate",
 
 	"createBulk": "operate", "listBulks": "read operate", "getBulk": "read operate", "listBulkItems": "read operate",

@@ -118,6 +118,9 @@ type ServerInterface interface {
 	// SkipCompensation Skip a compensation
 	// (POST /v1/instances/{id}/compensations/{name}/skip)
 	SkipCompensation(ctx echo.Context, id InstanceID, name CompensationName) error
+	// GetDiagnostics Read what is known of an instance
+	// (GET /v1/instances/{id}/diagnostics)
+	GetDiagnostics(ctx echo.Context, id InstanceID) error
 	// StreamInstance Stream the steps of an instance
 	// (GET /v1/instances/{id}/events)
 	StreamInstance(ctx echo.Context, id InstanceID, params StreamInstanceParams) error
@@ -1123,6 +1126,22 @@ func (w *ServerInterfaceWrapper) SkipCompensation(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.SkipCompensation(ctx, id, name)
+	return err
+}
+
+// GetDiagnostics converts echo context to params.
+func (w *ServerInterfaceWrapper) GetDiagnostics(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetDiagnostics(ctx, id)
 	return err
 }
 
@@ -2394,6 +2413,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/v1/instances/:id/compensations", wrapper.ListCompensations, options.OperationMiddlewares["listCompensations"]...)
 	router.POST(options.BaseURL+"/v1/instances/:id/compensations/:name/retry", wrapper.RetryCompensation, options.OperationMiddlewares["retryCompensation"]...)
 	router.POST(options.BaseURL+"/v1/instances/:id/compensations/:name/skip", wrapper.SkipCompensation, options.OperationMiddlewares["skipCompensation"]...)
+	router.GET(options.BaseURL+"/v1/instances/:id/diagnostics", wrapper.GetDiagnostics, options.OperationMiddlewares["getDiagnostics"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/events", wrapper.StreamInstance, options.OperationMiddlewares["streamInstance"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/forecast", wrapper.GetForecast, options.OperationMiddlewares["getForecast"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/history", wrapper.ListHistory, options.OperationMiddlewares["listHistory"]...)
@@ -3433,6 +3453,28 @@ type SkipCompensationResponseObject interface {
 type SkipCompensation200JSONResponse Compensation
 
 func (response SkipCompensation200JSONResponse) VisitSkipCompensationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDiagnosticsRequestObject struct {
+	ID InstanceID `json:"id"`
+}
+
+type GetDiagnosticsResponseObject interface {
+	VisitGetDiagnosticsResponse(w http.ResponseWriter) error
+}
+
+type GetDiagnostics200JSONResponse Diagnostics
+
+func (response GetDiagnostics200JSONResponse) VisitGetDiagnosticsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -5123,6 +5165,9 @@ type StrictServerInterface interface {
 	// SkipCompensation Skip a compensation
 	// (POST /v1/instances/{id}/compensations/{name}/skip)
 	SkipCompensation(ctx context.Context, request SkipCompensationRequestObject) (SkipCompensationResponseObject, error)
+	// GetDiagnostics Read what is known of an instance
+	// (GET /v1/instances/{id}/diagnostics)
+	GetDiagnostics(ctx context.Context, request GetDiagnosticsRequestObject) (GetDiagnosticsResponseObject, error)
 	// StreamInstance Stream the steps of an instance
 	// (GET /v1/instances/{id}/events)
 	StreamInstance(ctx context.Context, request StreamInstanceRequestObject) (StreamInstanceResponseObject, error)
@@ -6297,6 +6342,31 @@ func (sh *strictHandler) SkipCompensation(ctx echo.Context, id InstanceID, name 
 		return err
 	} else if validResponse, ok := response.(SkipCompensationResponseObject); ok {
 		return validResponse.VisitSkipCompensationResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetDiagnostics operation middleware
+func (sh *strictHandler) GetDiagnostics(ctx echo.Context, id InstanceID) error {
+	var request GetDiagnosticsRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDiagnostics(ctx.Request().Context(), request.(GetDiagnosticsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDiagnostics")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetDiagnosticsResponseObject); ok {
+		return validResponse.VisitGetDiagnosticsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

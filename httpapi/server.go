@@ -23,6 +23,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/access"
 	"github.com/pawl-fsm/pawl/fsm/bulk"
 	"github.com/pawl-fsm/pawl/fsm/connection"
+	"github.com/pawl-fsm/pawl/fsm/diagnosis"
 	"github.com/pawl-fsm/pawl/fsm/finding"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/fsm/live"
@@ -106,6 +107,7 @@ type server struct {
 	bulks         *bulk.Service
 	tasks         *task.Service
 	findings      *finding.Service
+	diagnoses     *diagnosis.Service
 	connections   *connection.Service
 
 	config   Config
@@ -133,6 +135,7 @@ type Services struct {
 	Bulks         *bulk.Service
 	Tasks         *task.Service
 	Findings      *finding.Service
+	Diagnoses     *diagnosis.Service
 	Connections   *connection.Service
 	Access        *access.Service
 	Insight       *insight.Service
@@ -144,7 +147,7 @@ func ServicesOf(instances *fsm.Service, hub *live.Hub) Services {
 	return Services{
 		Instances: instances, Workflows: lifecycle.New(instances), Live: live.New(instances, hub),
 		Subscriptions: subscription.New(instances), Bulks: bulk.New(instances), Connections: connection.New(instances),
-		Tasks: task.New(instances, hub), Findings: finding.New(instances), Access: access.New(instances), Insight: insight.New(instances),
+		Tasks: task.New(instances, hub), Findings: finding.New(instances), Diagnoses: diagnosis.New(instances), Access: access.New(instances), Insight: insight.New(instances),
 	}
 }
 
@@ -181,7 +184,7 @@ func New(services Services, config Config) (http.Handler, error) {
 	s := &server{
 		service: services.Instances, workflows: services.Workflows, live: services.Live,
 		subscriptions: services.Subscriptions, bulks: services.Bulks, connections: services.Connections, tasks: services.Tasks,
-		findings: services.Findings, access: services.Access, insight: services.Insight, config: config,
+		findings: services.Findings, diagnoses: services.Diagnoses, access: services.Access, insight: services.Insight, config: config,
 		limits: newLimits(config.RateLimit), memory: newMemory(config.MaxHeld), streams: newStreams(), batches: fsm.NewGate(4, 2, 1024),
 		unavailable: rate.Sometimes{First: 1, Interval: time.Second},
 	}

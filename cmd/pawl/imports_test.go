@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"fsm/internal/final":    {"db/queries", "fsm/internal/database"},
 	"fsm/bulk":              {"db/queries", "db/session", "fsm", "fsm/definition", "fsm/internal/database", "fsm/worker"},
 	"fsm/connection":        {"db/queries", "fsm", "fsm/definition", "fsm/internal/database", "internal/seal"},
+	"fsm/diagnosis":         {"db/queries", "fsm", "fsm/finding", "fsm/internal/database", "fsm/task"}, // It shows their kinds.
 	"fsm/finding":           {"db/queries", "fsm", "fsm/internal/database"},
 	"fsm/lifecycle":         {"db/queries", "db/session", "fsm", "fsm/definition", "fsm/internal/database", "fsm/internal/final", "fsm/internal/gate"},
 	"fsm/live":              {"db/queries", "db/session", "fsm", "fsm/internal/database", "fsm/worker"}, // The hub polls in the worker's loop.
@@ -39,7 +40,7 @@ var allowed = map[string][]string{
 	"fsm/task":              {"db/queries", "fsm", "fsm/internal/database", "fsm/live"}, // The hub wakes the claims that wait.
 	"fsm/worker":            {"db/queries", "db/session", "fsm/internal/database", "fsm/internal/final"},
 
-	"httpapi":     {"fsm", "fsm/access", "fsm/bulk", "fsm/connection", "fsm/definition", "fsm/finding", "fsm/lifecycle", "fsm/live", "fsm/subscription", "fsm/task", "httpapi/api", "insight"},
+	"httpapi":     {"fsm", "fsm/access", "fsm/bulk", "fsm/connection", "fsm/definition", "fsm/diagnosis", "fsm/finding", "fsm/lifecycle", "fsm/live", "fsm/subscription", "fsm/task", "httpapi/api", "insight"},
 	"httpapi/api": {"fsm"},
 
 	"insight": {"db/queries", "db/session", "fsm", "outbox"},
@@ -72,7 +73,7 @@ var allowed = map[string][]string{
 	"examples/worker/loop":         {},
 
 	"cmd/pawl": {
-		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/access", "fsm/bulk", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/rotation", "fsm/worker",
+		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/access", "fsm/bulk", "fsm/definition", "fsm/finding", "fsm/lifecycle", "fsm/live", "fsm/rotation", "fsm/worker",
 		"httpapi", "httpapi/api", "internal/bench", "internal/oidc", "internal/telemetry", "insight", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
 	},
 

@@ -19,6 +19,7 @@ type instanceCommand struct {
 	History        instanceHistory        `cmd:"" help:"Show the steps of an instance."`
 	Trace          instanceTrace          `cmd:"" help:"Print the life of an instance as OTLP in JSON, for a viewer of traces."`
 	Timeline       instanceTimeline       `cmd:"" help:"Show what happened to an instance: its steps, tasks with their attempts, compensations and deliveries."`
+	Diagnose       instanceDiagnose       `cmd:"" help:"Show why an instance does not move: what is wrong, what it accepts and waits for, and what was tried."`
 	Forecast       instanceForecast       `cmd:"" help:"Show when an instance will probably have ended, which step comes next, and how likely each outcome is."`
 	Compensation   instanceCompensation   `cmd:"" help:"List, retry and skip what undoes the steps of an instance."`
 	Override       instanceOverride       `cmd:"" help:"Move an instance although its definition does not allow it now."`

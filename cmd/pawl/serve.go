@@ -246,7 +246,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		group.Go(func() error { return usage.Run(working) })
 		instances := worker.NewInstancePurger(pool, worker.BatchConfig{Logger: c.log})
 		group.Go(func() error { return instances.Run(working) })
-		backlog, err := meters.NewBacklog(func(ctx context.Context) ([]outbox.Measure, error) { return outbox.Backlog(ctx, outboxPool) })
+		backlog, err := meters.NewBacklog(backlogOf(outboxPool, service))
 		if err != nil {
 			return err
 		}

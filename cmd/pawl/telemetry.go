@@ -9,10 +9,13 @@ import (
 	"os"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/finding"
 	"github.com/pawl-fsm/pawl/internal/telemetry"
+	"github.com/pawl-fsm/pawl/outbox"
 )
 
 // telemetryFlags are the flags of serve and dev for metrics. What is pushed to a collector is said by the variables OTEL_*.
@@ -41,6 +44,25 @@ func (f *telemetryFlags) telemetry(c *console) (*telemetry.Telemetry, error) {
 func measure(t *telemetry.Telemetry, service *fsm.Service, pools telemetry.Pools) error {
 	t.LinkBy(service.PreviousTraces)
 	return errors.Join(t.Queues(service.Waiting), t.Show(pools))
+}
+
+// backlogOf returns what measures the deployment: what it has not done yet, and what is wrong with its instances.
+func backlogOf(pool *pgxpool.Pool, service *fsm.Service) func(context.Context) ([]outbox.Measure, error) {
+	findings := finding.New(service)
+	return func(ctx context.Context) ([]outbox.Measure, error) {
+		measures, err := outbox.Backlog(ctx, pool)
+		if err != nil {
+			return nil, err
+		}
+		counts, err := findings.Counts(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for kind, n := range counts {
+			measures = append(measures, outbox.Measure{Name: "findings", Label: string(kind), Value: float64(n)})
+		}
+		return measures, nil
+	}
 }
 
 // serveMetrics adds the listener for metrics alone to the group, if there is to be one. It ends with the context.

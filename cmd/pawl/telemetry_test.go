@@ -77,7 +77,7 @@ func TestMetrics(t *testing.T) {
 		`pawl_queue_depth{queue="fire"} 0`, `pawl_queue_wait_seconds_count{queue="fire"} 3`, `pawl_batch_size_count{queue="create"} \d+`,
 		`pawl_database_call_duration_seconds_count{pool="commands",result="answer"} \d+`, `pawl_pool_connections{pool="commands",state="max"} 20`,
 		`go_goroutines \d+`, `process_resident_memory_bytes \S+`,
-		`pawl_leading 1`, `pawl_timers_due 0`, `pawl_timers_late_seconds 0`, `pawl_deliveries_dead 0`, `pawl_consumer_behind_seconds{consumer="webhooks"} \S+`,
+		`pawl_leading 1`, `pawl_timers_due 0`, `pawl_timers_late_seconds 0`, `pawl_deliveries_dead 0`, `pawl_findings{kind="slow"} 0`, `pawl_findings{kind="orphaned"} 0`, `pawl_consumer_behind_seconds{consumer="webhooks"} \S+`,
 	} {
 		wantMetric(t, p.url, pattern)
 	}

@@ -3633,6 +3633,7 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.workflow', null),
   ('api', 'pawl.workflow_state', null),
   ('api', 'pawl.workflow_transition', null),
+  ('api', 'pawl.workflow_task', '{workflow,workflow_version,position,state,name,connection,topic,deadline}'),
   ('api', 'pawl.schema', null),
   ('worker', 'pawl.workflow', null),
   ('reader', 'pawl.workflow', null),
@@ -3851,7 +3852,7 @@ create table pawl.idempotency_key (
   instance_id uuid not null,
   version pawl.version not null,
   expires_at timestamptz not null,
-  invariant text,
+  refusal jsonb,
   constraint idempotency_key_pkey primary key (tenant_id, key)
 )
 -- As many keys are purged as are inserted, so the table levels off at what vacuum leaves behind:
@@ -3862,12 +3863,13 @@ with (
   autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1
 );
 
-comment on column pawl.idempotency_key.invariant is 'the invariant that the step would have broken, if that is why it was refused';
+comment on column pawl.idempotency_key.refusal is
+  'of a refusal: the event, when it was refused (at), and the invariant that the step would have broken, if that is why; null for a step';
 
 create index idempotency_key_expires_at_idx on pawl.idempotency_key (expires_at);
--- Finds the refusals that are recorded for an instance, which keep the instance from being purged.
--- The keys of its steps are found through history, so most keys cost nothing here.
-create index idempotency_key_refused_idx on pawl.idempotency_key (tenant_id, instance_id)
+-- Finds the refusals that are recorded for an instance, which keep the instance from being purged, and the last ones of
+-- them. The keys of its steps are found through history, so most keys cost nothing here.
+create index idempotency_key_refused_idx on pawl.idempotency_key (tenant_id, instance_id, expires_at)
   where decision <> 'applied';
 
 -- timer says when the timer worker must look at an instance: at its next deadline, which is the
@@ -5150,7 +5152,7 @@ begin
   return query
   select
     c.ordinal,
-    case when not r.same then 'idempotency-key-reuse' when k.invariant is not null then 'invariant-broken' else k.decision end::text,
+    case when not r.same then 'idempotency-key-reuse' when k.refusal ? 'invariant' then 'invariant-broken' else k.decision end::text,
     true,
     case when a.id is not null then
       pawl_private.instance_row(
@@ -5164,7 +5166,7 @@ begin
     s.events,
     case when r.same and k.decision = 'guard-rejected' then
       case
-        when k.invariant is not null then array[k.invariant]
+        when k.refusal ? 'invariant' then array[k.refusal ->> 'invariant']
         else pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
       end
     end,
@@ -5323,6 +5325,14 @@ begin
     p_outcome => p_outcome.code, p_message => v_problem ->> 'detail', p_detail => v_problem - 'code' - 'detail');
 end
 $$;
+-- +goose StatementEnd
+
+-- refusal is what is recorded of a refusal beside its code. p_event: null for an override to a state and for a cancel;
+-- p_invariant: null if none was broken. The planner inlines it.
+-- +goose StatementBegin
+create function pawl_private.refusal(p_event text, p_at timestamptz, p_invariant text) returns jsonb
+language sql stable
+as $$ select jsonb_strip_nulls(jsonb_build_object('event', p_event, 'at', p_at, 'invariant', p_invariant)) $$;
 -- +goose StatementEnd
 
 -- instance_retains says whether an idempotency key that names an instance is alive, or held by another
@@ -5875,7 +5885,7 @@ begin
       v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
     elsif v_key <> '' then
       insert into pawl.idempotency_key as k (
-        tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
+        tenant_id, key, fingerprint, decision, instance_id, version, expires_at, refusal)
       values (
         p_command.tenant, v_key, v_fingerprint,
         case v_decided.code
@@ -5883,10 +5893,12 @@ begin
           else v_decided.code
         end,
         p_id, (v_decided.instance).version, v_now + v_setting.idempotency_ttl,
-        case v_decided.code when 'invariant-broken' then v_decided.guards[1] end)
+        case when v_decided.code <> 'applied' then
+          pawl_private.refusal(p_command.event, v_now, case v_decided.code when 'invariant-broken' then v_decided.guards[1] end)
+        end)
       on conflict on constraint idempotency_key_pkey do update
       set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-        version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
+        version = excluded.version, expires_at = excluded.expires_at, refusal = excluded.refusal
       where k.expires_at <= v_now;
       v_seen := not found;
     end if;
@@ -6652,17 +6664,18 @@ begin
       ),
       claimed as (
         insert into pawl.idempotency_key as k (
-          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
+          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, refusal)
         select distinct on (d.tenant, d.key)
           d.tenant, d.key, d.fingerprint, case d.code when 'invariant-broken' then 'guard-rejected' else d.code end,
           (d.instance).id, (d.instance).version,
-          v_now + v_setting.idempotency_ttl, d.invariant
+          v_now + v_setting.idempotency_ttl,
+          case when d.code <> 'applied' then pawl_private.refusal(d.event, v_now, d.invariant) end
         from decided d
         where d.key is not null and pawl_private.is_decision(d.code)
         order by d.tenant, d.key, d.ordinal
         on conflict on constraint idempotency_key_pkey do update
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-          version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
+          version = excluded.version, expires_at = excluded.expires_at, refusal = excluded.refusal
         where k.expires_at <= v_now
         -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id
@@ -7600,6 +7613,7 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.instance', null),
   ('api', 'pawl.instance_at', null),
   ('api', 'pawl.history', null),
+  ('api', 'pawl.idempotency_key', '{tenant_id,key,decision,instance_id,version,expires_at,refusal}'),
   ('worker', 'pawl.instance', null),
   ('reader', 'pawl.instance', null),
   ('reader', 'pawl.instance_at', null),
@@ -10149,11 +10163,13 @@ create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next
 create index delivery_callback_due_idx on pawl.delivery (tenant_id, next_attempt_at)
   where status = 'pending' and next_attempt_at is not null and callback;
 -- Pending deliveries of an instance, in the order of the steps.
-create index delivery_pending_idx on pawl.delivery (tenant_id, subscription_id, instance_id, version)
+create index delivery_pending_idx on pawl.delivery (tenant_id, instance_id, subscription_id, version)
   where status = 'pending';
 -- The log of a subscription, and its dead letters.
 create index delivery_subscription_idx on pawl.delivery (tenant_id, subscription_id, id);
 create index delivery_dead_idx on pawl.delivery (tenant_id, id)
+  where status = 'dead';
+create index delivery_dead_instance_idx on pawl.delivery (tenant_id, instance_id, version)
   where status = 'dead';
 -- Delivered rows, to purge.
 create index delivery_delivered_idx on pawl.delivery (id)
@@ -10277,7 +10293,7 @@ begin
       and d.subscription_id = m.subscription_id
       and d.instance_id = m.instance_id
       and d.status = 'pending'
-    order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+    order by d.tenant_id, d.instance_id, d.subscription_id, d.version
     limit 1
   ) w on true
   -- A delivery exists already if a crash or a failover took the consumer's position back, or if the subscription
@@ -10639,6 +10655,24 @@ begin
     where d.tenant_id = p_tenant and d.id = v_row.id;
     replayed := replayed + 1;
   end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 50_webhook/callback_host.sql
+
+-- callback_host returns the host of an instance's callback, with its port if the URL names one: what of the URL may be shown.
+-- Returns: null if the instance has no callback that is still to be delivered
+-- +goose StatementBegin
+create function pawl.callback_host(p_tenant text, p_instance uuid) returns text
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select substring(c.url from '^[^:/?#]*://(?:[^/?#]*@)?([^/?#@]*)')
+    from pawl.callback c
+    where c.tenant_id = p_tenant and c.instance_id = p_instance);
 end
 $$;
 -- +goose StatementEnd
@@ -11285,7 +11319,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending'
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
       limit 1
     ) f
     cross join lateral (
@@ -11293,7 +11327,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending' and d.next_attempt_at is null
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
     ) w
     where f.next_attempt_at is null
   ) w
@@ -11740,6 +11774,7 @@ insert into pawl_private.privilege (privilege, function) values
   ('api', 'pawl.subscription_test'),
   ('api', 'pawl.tenant_of_subscription'),
   ('api', 'pawl.delivery_replay'),
+  ('api', 'pawl.callback_host'),
   ('worker', 'pawl.delivery_route'),
   ('worker', 'pawl.delivery_lanes'),
   ('worker', 'pawl.delivery_tenants'),

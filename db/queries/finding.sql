@@ -2,12 +2,13 @@
 select f.opened::bigint as opened, f.closed::bigint as closed, f.more::boolean as more
 from pawl.finding_look(p_limit => @row_limit::integer, p_every => @every::interval) f;
 
--- CountFindings counts the open findings of the deployment.
+-- CountFindings counts the open findings of the deployment, up to a number of each kind.
 -- name: CountFindings :many
-select f.kind, count(*) as findings
-from pawl.finding f
-where f.closed_at is null
-group by f.kind;
+select k.kind::text as kind, (
+  select count(*)
+  from (select from pawl.finding f where f.closed_at is null and f.kind = k.kind limit @most::bigint) f
+)::bigint as findings
+from unnest(@kinds::text[]) as k (kind);
 
 -- ListFindings must be planned for its arguments.
 -- name: ListFindings :many

@@ -13,20 +13,26 @@ import (
 )
 
 const countFindings = `-- name: CountFindings :many
-select f.kind, count(*) as findings
-from pawl.finding f
-where f.closed_at is null
-group by f.kind
+select k.kind::text as kind, (
+  select count(*)
+  from (select from pawl.finding f where f.closed_at is null and f.kind = k.kind limit $1::bigint) f
+)::bigint as findings
+from unnest($2::text[]) as k (kind)
 `
+
+type CountFindingsParams struct {
+	Most  int64
+	Kinds []string
+}
 
 type CountFindingsRow struct {
 	Kind     string
 	Findings int64
 }
 
-// CountFindings counts the open findings of the deployment.
-func (q *Queries) CountFindings(ctx context.Context) ([]CountFindingsRow, error) {
-	rows, err := q.db.Query(ctx, countFindings)
+// CountFindings counts the open findings of the deployment, up to a number of each kind.
+func (q *Queries) CountFindings(ctx context.Context, arg CountFindingsParams) ([]CountFindingsRow, error) {
+	rows, err := q.db.Query(ctx, countFindings, arg.Most, arg.Kinds)
 	if err != nil {
 		return nil, err
 	}

@@ -409,8 +409,8 @@ type IdempotencyKey struct {
 	InstanceID  uuid.UUID
 	Version     int64
 	ExpiresAt   time.Time
-	// the invariant that the step would have broken, if that is why it was refused
-	Invariant *string
+	// of a refusal: the event, when it was refused (at), and the invariant that the step would have broken, if that is why; null for a step
+	Refusal json.RawMessage
 }
 
 type Instance struct {

@@ -95,28 +95,33 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page fsm.Pa
 				State: database.Optional(f.State), InstanceID: database.Optional(f.InstanceID), Open: f.Open, Within: f.Within, RowLimit: limit,
 			})
 		},
-		Item: findingOf,
+		Item: Of,
 		Key:  func(f Finding) string { return f.ID.String() },
 	}, page.Limit, page.Cursor)
 	return fsm.List[Finding]{Items: items, Next: next}, err
 }
 
-func findingOf(f queries.Finding) Finding {
+// Of returns the finding of a row.
+func Of(f queries.Finding) Finding {
 	return Finding{
 		ID: f.ID, Kind: Kind(f.Kind), InstanceID: f.InstanceID, Workflow: f.Workflow, State: f.State, Version: f.VisitVersion,
 		Since: f.Since, OpenedAt: f.OpenedAt, ClosedAt: f.ClosedAt, Detail: f.Detail,
 	}
 }
 
-// Counts returns how many findings of each kind are open in the whole deployment.
+// maxCounted is how many findings of a kind are counted.
+const maxCounted = 10_000
+
+// Counts returns how many findings of each kind are open in the whole deployment, up to 10,000 of each.
 // Kinds: Unavailable.
 func (s *Service) Counts(ctx context.Context) (map[Kind]int64, error) {
 	counts := make(map[Kind]int64, len(Kinds))
-	for _, kind := range Kinds {
-		counts[kind] = 0
+	kinds := make([]string, len(Kinds))
+	for i, kind := range Kinds {
+		kinds[i] = string(kind)
 	}
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
-		rows, err := q.CountFindings(ctx)
+		rows, err := q.CountFindings(ctx, queries.CountFindingsParams{Kinds: kinds, Most: maxCounted})
 		for _, row := range rows {
 			counts[Kind(row.Kind)] = row.Findings
 		}

@@ -1780,6 +1780,417 @@ type DeliveryList struct {
 // dead letter, which is not sent again unless it is replayed.
 type DeliveryStatus string
 
+// DiagnosedAction An event that the instance's state accepts.
+type DiagnosedAction struct {
+	// Event The name of the event, or a pattern of names.
+	Event string `json:"event"`
+
+	// GuardHolds Whether a guard of the event holds now for an empty payload; null if that could not be told, since evaluating fails
+	// or the guards together take too long.
+	GuardHolds *bool `json:"guard_holds"`
+
+	// Permitted Whether the grants of the caller allow it to fire the event.
+	Permitted bool `json:"permitted"`
+
+	// Targets The target states of the event's transitions, in the order of the transitions.
+	Targets []string `json:"targets"`
+}
+
+// DiagnosedAttempt An attempt of a task, or a question about one.
+type DiagnosedAttempt struct {
+	// Attempt Its number.
+	Attempt int `json:"attempt"`
+
+	// EndedAt When its result was recorded; null while it is under way.
+	EndedAt *Timestamp `json:"ended_at"`
+
+	// Error Why it failed; null if it did not.
+	Error *string `json:"error"`
+
+	// Reconciling Whether pawl asked if an earlier attempt had its effect.
+	Reconciling bool `json:"reconciling"`
+
+	// Result What became of it, such as `answered`, `lost`, `completed` or `expired`; null while it is under way.
+	Result *string `json:"result"`
+
+	// StartedAt When it was claimed.
+	StartedAt Timestamp `json:"started_at"`
+
+	// Status The HTTP status of the answer; null if there was none.
+	Status *int `json:"status"`
+
+	// Worker The worker, or the process that sent the call.
+	Worker *string `json:"worker"`
+}
+
+// DiagnosedConnection Whether calls by a connection are made.
+type DiagnosedConnection struct {
+	// Failures The number of failed attempts since the last successful one.
+	Failures int `json:"failures"`
+
+	// Missing Whether the tenant has no such connection, so that tasks wait for it.
+	Missing bool `json:"missing"`
+
+	// Name The name of the connection.
+	Name string `json:"name"`
+
+	// RestsUntil Until when nothing is sent; null if there is no such time.
+	RestsUntil *Timestamp `json:"rests_until"`
+
+	// SecretMissing Whether nothing is sent because its secret cannot be had.
+	SecretMissing bool `json:"secret_missing"`
+}
+
+// DiagnosedDeclaration A task that the state declares.
+type DiagnosedDeclaration struct {
+	// Connection The connection of the call; null for work.
+	Connection *string `json:"connection"`
+
+	// Deadline After how long it ends at the latest.
+	Deadline string `json:"deadline"`
+
+	// Name The name of the task.
+	Name string `json:"name"`
+
+	// Topic The topic by which workers claim it; null for a call.
+	Topic *string `json:"topic"`
+}
+
+// DiagnosedDefinition The state in the instance's version of the workflow, and what newer version there is.
+type DiagnosedDefinition struct {
+	// LatestHasState Whether the latest version declares the state, so that the instance can be migrated as it is.
+	LatestHasState bool `json:"latest_has_state"`
+
+	// LatestVersion The latest version of the workflow.
+	LatestVersion int `json:"latest_version"`
+
+	// Protected Whether overrides, cancels and instance migrations neither leave nor enter it.
+	Protected bool `json:"protected"`
+
+	// StuckAfter The `stuck_after` of the state; null if it declares none.
+	StuckAfter *string `json:"stuck_after"`
+
+	// Tasks The tasks that entering the state starts, by name.
+	Tasks []DiagnosedDeclaration `json:"tasks"`
+
+	// Transitions What leads out of the state, inherited transitions among them, by event, and of each event in the order in which
+	// guards are tried.
+	Transitions []DiagnosedTransition `json:"transitions"`
+
+	// Undoing What a state that undoes steps does when one cannot be undone, `stop` or `continue`; null for other states.
+	Undoing *string `json:"undoing"`
+
+	// Within The compound states around the state, from the outside in.
+	Within []string `json:"within"`
+}
+
+// DiagnosedDelivery A delivery that is pending or dead.
+type DiagnosedDelivery struct {
+	// Attempts The number of attempts.
+	Attempts int `json:"attempts"`
+
+	// CreatedAt When the step was made.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// Disabled Whether the subscription is disabled.
+	Disabled bool `json:"disabled"`
+
+	// Failures The number of failed attempts at the subscription since the last successful one.
+	Failures int `json:"failures"`
+
+	// Host The host of the endpoint, with its port if that is named; null if the subscription or the callback is gone.
+	Host *string `json:"host"`
+
+	// ID The id of the delivery.
+	ID string `json:"id"`
+
+	// LastError Why the last attempt failed; null if it did not.
+	LastError *string `json:"last_error"`
+
+	// LastStatus The HTTP status of the last attempt; null if there was no answer.
+	LastStatus *int `json:"last_status"`
+
+	// NextAttemptAt When the next attempt is due; null if it is dead, and while it waits for the retry of an earlier step.
+	NextAttemptAt *Timestamp `json:"next_attempt_at"`
+
+	// RestsUntil Until when nothing is sent to the subscription; null if there is no such time.
+	RestsUntil *Timestamp `json:"rests_until"`
+
+	// SecretMissing Whether nothing is sent because the secret of the subscription cannot be opened.
+	SecretMissing bool `json:"secret_missing"`
+
+	// Status `pending`: an attempt is due, the first one or a retry. `delivered`: the endpoint answered with 2xx. `dead`: a
+	// dead letter, which is not sent again unless it is replayed.
+	Status DeliveryStatus `json:"status"`
+
+	// SubscriptionID The id of the subscription; null for the callback of the instance.
+	SubscriptionID *string `json:"subscription_id"`
+
+	// Type The type of the CloudEvent.
+	Type string `json:"type"`
+
+	// Version The version of the instance after the step.
+	Version int64 `json:"version"`
+}
+
+// DiagnosedInstance The instance, without its context.
+type DiagnosedInstance struct {
+	// BusinessKey The client's id for the instance; null if it has none.
+	BusinessKey *string `json:"business_key"`
+
+	// CorrelationID The client's id for the work that the instance belongs to; null if it has none.
+	CorrelationID *string `json:"correlation_id"`
+
+	// CreatedAt When the instance was created.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// Error The cause of the status `failed`, as in an instance; null otherwise.
+	Error json.RawMessage `json:"error"`
+
+	// ExpiresAt When the lifetime ends; null if it is unlimited.
+	ExpiresAt *Timestamp `json:"expires_at"`
+
+	// ID The id of the instance.
+	ID string `json:"id"`
+
+	// State The path of the present state.
+	State string `json:"state"`
+
+	// StateChangedAt When the instance entered its state.
+	StateChangedAt Timestamp `json:"state_changed_at"`
+
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
+
+	// Version 1 at the creation, and one more with each step.
+	Version int64 `json:"version"`
+
+	// Workflow The name of the workflow.
+	Workflow string `json:"workflow"`
+
+	// WorkflowVersion The version of the workflow that the instance follows.
+	WorkflowVersion int `json:"workflow_version"`
+}
+
+// DiagnosedRefusal A command that the machine has refused.
+type DiagnosedRefusal struct {
+	// At When it was refused.
+	At Timestamp `json:"at"`
+
+	// Code Why, as `transition-not-allowed`, `guard-rejected` or `invariant-broken`. Others may be added.
+	Code string `json:"code"`
+
+	// Event The event; null of an override to a state and of a cancel.
+	Event *string `json:"event"`
+
+	// KeyDigest The SHA-256 of its idempotency key, in hexadecimal digits.
+	KeyDigest string `json:"key_digest"`
+
+	// Version The version that the instance had.
+	Version int64 `json:"version"`
+}
+
+// DiagnosedStep A step, without its payload and the context that it left.
+type DiagnosedStep struct {
+	// Actor Who caused the step.
+	Actor string `json:"actor"`
+
+	// At When the step was made, by the clock of the database.
+	At Timestamp `json:"at"`
+
+	// CorrelationID The `X-Correlation-ID` of the command; null if it had none.
+	CorrelationID *string `json:"correlation_id"`
+
+	// Event The event, as in the history.
+	Event *string `json:"event"`
+
+	// From The state before the step; null for `created`.
+	From *string `json:"from"`
+
+	// Kind What made the step. `created`: the creation. `transition`: an event, or an eventless transition. `timeout`: a
+	// timeout of the state (`after`). `expired`: the end of the lifetime (`ttl`, `expires_in`). `migrated`: a
+	// migration to another version of the workflow. `forced`: an override by an operator. `cancelled`: a cancel, which
+	// is not the status of that name. `result`: the outcome of a task. `compensated`: a step that `event` names was
+	// undone.
+	Kind HistoryKind `json:"kind"`
+
+	// Reason The reason of the command; null if it had none.
+	Reason *string `json:"reason"`
+
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
+
+	// To The state after the step.
+	To string `json:"to"`
+
+	// TraceID The trace of the command; null if it had none.
+	TraceID *string `json:"trace_id"`
+
+	// Version The version of the instance after the step.
+	Version int64 `json:"version"`
+
+	// WorkflowVersion The version of the workflow after the step.
+	WorkflowVersion int `json:"workflow_version"`
+}
+
+// DiagnosedTask A task of the instance, without what was sent and answered.
+type DiagnosedTask struct {
+	// Attempt The number of attempts.
+	Attempt int `json:"attempt"`
+
+	// Attempts The last attempts, the newest first.
+	Attempts []DiagnosedAttempt `json:"attempts"`
+
+	// Compensation Whether the task undoes something.
+	Compensation bool `json:"compensation"`
+
+	// Connection The connection of the call; null for work.
+	Connection *string `json:"connection"`
+
+	// CreatedAt When the state was entered.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// DeadlineAt When it ends at the latest.
+	DeadlineAt Timestamp `json:"deadline_at"`
+
+	// DueAt When the next attempt is due; null while one is under way, and when it has ended.
+	DueAt *Timestamp `json:"due_at"`
+
+	// EndedAt When it ended; null while it is open.
+	EndedAt *Timestamp `json:"ended_at"`
+
+	// Error Why the last attempt, or the task, failed; null if nothing has.
+	Error *string `json:"error"`
+
+	// ID The id of the task.
+	ID string `json:"id"`
+
+	// LeaseExpiresAt When the lease is over; null if nobody has one.
+	LeaseExpiresAt *Timestamp `json:"lease_expires_at"`
+
+	// LeftAt When the instance left the state while the task was open; null if it has not.
+	LeftAt *Timestamp `json:"left_at"`
+
+	// Name The name of the task; of a compensation, the name of what it undoes.
+	Name string `json:"name"`
+
+	// State The state that declares the task; of a compensation, the undoing state.
+	State string `json:"state"`
+
+	// Status `pending`: nothing was sent to anybody, or only attempts that surely had no effect. `sent`: an attempt is under way,
+	// or one had an outcome that is not known and is to be repeated. `reconciling`: pawl asks whether an attempt had its
+	// effect. `done`, `error`: it ended. `unknown`: it ended, and nobody knows how. `cancelled`: its state was left before
+	// anything was sent.
+	Status TaskStatus `json:"status"`
+
+	// Topic The topic by which workers claim it; null for a call.
+	Topic *string `json:"topic"`
+
+	// Worker Who has the lease; null if nobody has.
+	Worker *string `json:"worker"`
+}
+
+// DiagnosedTimer A deadline.
+type DiagnosedTimer struct {
+	// DueAt The deadline.
+	DueAt Timestamp `json:"due_at"`
+
+	// Event The timeout (`after:10m`), or `ttl` for the end of the lifetime.
+	Event string `json:"event"`
+
+	// LastError Of the next deadline, why its step could not be made; null if it has not come, or if no attempt failed.
+	LastError *string `json:"last_error"`
+
+	// Refused Whether the deadline has come and its guards did not hold.
+	Refused bool `json:"refused"`
+
+	// Slow Whether the next deadline waits among those of slow guards, which take turns.
+	Slow bool `json:"slow"`
+}
+
+// DiagnosedTransition A transition out of the state.
+type DiagnosedTransition struct {
+	// Event The event; `after:10m`, `every:24h` or `ttl` of a timer, `done:pack` of a task; `:always` if there is none, and
+	// `:done` for the end of the compound state around it.
+	Event string `json:"event"`
+
+	// Guard The guard as the definition words it, an object as JSON; of a long one the first 1,000 characters, with … behind
+	// them. Null if there is none.
+	Guard *string `json:"guard"`
+
+	// Internal Whether it neither leaves nor enters a state.
+	Internal bool `json:"internal"`
+
+	// Target The state that it leads to.
+	Target string `json:"target"`
+}
+
+// DiagnosedUndoing How far undoing is.
+type DiagnosedUndoing struct {
+	// DueAt When it goes on; null while it waits for a task.
+	DueAt *Timestamp `json:"due_at"`
+
+	// Problem Why going on failed last; null if it never did.
+	Problem *string `json:"problem"`
+
+	// Tried How often going on has failed.
+	Tried int `json:"tried"`
+}
+
+// Diagnostics What is known of an instance, as it was at one moment.
+type Diagnostics struct {
+	// Actions The events that the state accepts from callers, ordered by name.
+	Actions []DiagnosedAction `json:"actions"`
+
+	// AsOf When it was read, by the clock of the database.
+	AsOf Timestamp `json:"as_of"`
+
+	// Compensations What can be undone, was undone or could not be, the newest first.
+	Compensations []Compensation `json:"compensations"`
+
+	// Connections The connections of the shown tasks that are open and of the tasks that the state declares, by name.
+	Connections []DiagnosedConnection `json:"connections"`
+
+	// Definition The state in the instance's version of the workflow, and what newer version there is.
+	Definition DiagnosedDefinition `json:"definition"`
+
+	// Deliveries The deliveries that are pending, by subscription and step, and then the dead ones, the newest step first. Left out if
+	// the caller may not see them.
+	Deliveries []DiagnosedDelivery `json:"deliveries,omitzero"`
+
+	// Findings What is wrong, or was in the last 30 days, the newest first.
+	Findings []Finding `json:"findings"`
+
+	// Instance The instance, without its context.
+	Instance DiagnosedInstance `json:"instance"`
+
+	// Refusals The last commands with an idempotency key that the machine has refused, the newest first. They are kept as long as
+	// their key. Dry runs and commands without a key are not among them.
+	Refusals []DiagnosedRefusal `json:"refusals"`
+
+	// Steps The last steps, the newest first.
+	Steps []DiagnosedStep `json:"steps"`
+
+	// Tasks The tasks, those that are open first, and of these the newest first.
+	Tasks []DiagnosedTask `json:"tasks"`
+
+	// Timers The deadlines of the state and of the lifetime, the nearest first. Those that have passed and were refused come first.
+	Timers []DiagnosedTimer `json:"timers"`
+
+	// TraceIds The traces of these steps, the newest first.
+	TraceIds []string `json:"trace_ids"`
+
+	// Truncated What has more than is shown: members of this object, and `transitions`, `declared_tasks` (of the definition) and
+	// `attempts` (of a task).
+	Truncated []string `json:"truncated"`
+
+	// Undoing How far undoing is. Left out unless the instance is in a state that undoes steps.
+	Undoing *DiagnosedUndoing `json:"undoing,omitempty"`
+
+	// Withheld The members that the grants of the caller do not show.
+	Withheld []string `json:"withheld"`
+}
+
 // Duration A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`, `w`), such as `90s`, `15m` or `1h30m`, or the form of ISO 8601, such as `PT15M`.
 //
 // Examples: 15m

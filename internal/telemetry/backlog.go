@@ -51,6 +51,7 @@ func (t *Telemetry) NewBacklog(read func(context.Context) ([]outbox.Measure, err
 		{"deliveries_late", "pawl.deliveries.late", "s", "For how long the oldest of these deliveries is due."},
 		{"deliveries_dead", "pawl.deliveries.dead", "", "Dead letters, up to 10,000."},
 		{"tasks", "pawl.tasks", "", "Tasks that are open or have ended badly, by topic and status; calls have the topic _call."},
+		{"findings", "pawl.findings", "", "Open findings by kind, such as instances that are stuck, up to 10,000 of each."},
 	} {
 		gauge, err := t.meter.Float64ObservableGauge(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.description))
 		if err != nil {
@@ -80,8 +81,11 @@ func (t *Telemetry) NewBacklog(read func(context.Context) ([]outbox.Measure, err
 func attributesOf(m outbox.Measure) (labels []attribute.KeyValue) {
 	if m.Label != "" {
 		name := "consumer"
-		if m.Name == "tasks" {
+		switch m.Name {
+		case "tasks":
 			name = "topic"
+		case "findings":
+			name = "kind"
 		}
 		labels = append(labels, attribute.String(name, m.Label))
 	}

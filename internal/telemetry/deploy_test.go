@@ -42,7 +42,7 @@ func everything(t *testing.T) string {
 		t.Fatal(err)
 	}
 	var measures []outbox.Measure
-	for _, name := range []string{"timers_due", "timers_late", "timers_failing", "consumer_steps", "consumer_behind", "deliveries_due", "deliveries_late", "deliveries_dead", "tasks"} {
+	for _, name := range []string{"timers_due", "timers_late", "timers_failing", "consumer_steps", "consumer_behind", "deliveries_due", "deliveries_late", "deliveries_dead", "tasks", "findings"} {
 		measures = append(measures, outbox.Measure{Name: name})
 	}
 	backlog, err := m.NewBacklog(func(context.Context) ([]outbox.Measure, error) { return measures, nil })

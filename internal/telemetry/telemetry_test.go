@@ -175,7 +175,7 @@ func TestTenantsAreListed(t *testing.T) {
 func TestBacklogIsTheLeaders(t *testing.T) {
 	t.Parallel()
 	m := start(t, telemetry.Config{})
-	measures := []outbox.Measure{{Name: "timers_due", Value: 7}, {Name: "consumer_behind", Label: "webhooks", Value: 3}}
+	measures := []outbox.Measure{{Name: "timers_due", Value: 7}, {Name: "consumer_behind", Label: "webhooks", Value: 3}, {Name: "findings", Label: "slow", Value: 5}}
 	for i := range 150 {
 		measures = append(measures, outbox.Measure{Name: "tasks", Label: fmt.Sprint("topic-", i), Status: "pending", Value: float64(200 - i)})
 	}
@@ -191,7 +191,7 @@ func TestBacklogIsTheLeaders(t *testing.T) {
 	backlog.Leading(time.Now().Add(time.Hour))
 	bounded.True(t, "the backlog to be shown", shows)
 	text := scrape(t, m)
-	if sum(t, text, "pawl_consumer_behind_seconds", `consumer="webhooks"`) != 3 || sum(t, text, "pawl_leading") != 1 {
+	if sum(t, text, "pawl_consumer_behind_seconds", `consumer="webhooks"`) != 3 || sum(t, text, "pawl_findings", `kind="slow"`) != 5 || sum(t, text, "pawl_leading") != 1 {
 		t.Errorf("the metrics are\n%s", text)
 	}
 	// 100 topics have series of their own, and none is lost.

@@ -12,6 +12,7 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.workflow', null),
   ('api', 'pawl.workflow_state', null),
   ('api', 'pawl.workflow_transition', null),
+  ('api', 'pawl.workflow_task', '{workflow,workflow_version,position,state,name,connection,topic,deadline}'),
   ('api', 'pawl.schema', null),
   ('worker', 'pawl.workflow', null),
   ('reader', 'pawl.workflow', null),

@@ -154,17 +154,18 @@ begin
       ),
       claimed as (
         insert into pawl.idempotency_key as k (
-          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
+          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, refusal)
         select distinct on (d.tenant, d.key)
           d.tenant, d.key, d.fingerprint, case d.code when 'invariant-broken' then 'guard-rejected' else d.code end,
           (d.instance).id, (d.instance).version,
-          v_now + v_setting.idempotency_ttl, d.invariant
+          v_now + v_setting.idempotency_ttl,
+          case when d.code <> 'applied' then pawl_private.refusal(d.event, v_now, d.invariant) end
         from decided d
         where d.key is not null and pawl_private.is_decision(d.code)
         order by d.tenant, d.key, d.ordinal
         on conflict on constraint idempotency_key_pkey do update
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-          version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
+          version = excluded.version, expires_at = excluded.expires_at, refusal = excluded.refusal
         where k.expires_at <= v_now
         -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id

@@ -29,6 +29,7 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.instance', null),
   ('api', 'pawl.instance_at', null),
   ('api', 'pawl.history', null),
+  ('api', 'pawl.idempotency_key', '{tenant_id,key,decision,instance_id,version,expires_at,refusal}'),
   ('worker', 'pawl.instance', null),
   ('reader', 'pawl.instance', null),
   ('reader', 'pawl.instance_at', null),

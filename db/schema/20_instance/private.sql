@@ -1009,7 +1009,7 @@ begin
   return query
   select
     c.ordinal,
-    case when not r.same then 'idempotency-key-reuse' when k.invariant is not null then 'invariant-broken' else k.decision end::text,
+    case when not r.same then 'idempotency-key-reuse' when k.refusal ? 'invariant' then 'invariant-broken' else k.decision end::text,
     true,
     case when a.id is not null then
       pawl_private.instance_row(
@@ -1023,7 +1023,7 @@ begin
     s.events,
     case when r.same and k.decision = 'guard-rejected' then
       case
-        when k.invariant is not null then array[k.invariant]
+        when k.refusal ? 'invariant' then array[k.refusal ->> 'invariant']
         else pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
       end
     end,
@@ -1170,6 +1170,12 @@ begin
     p_outcome => p_outcome.code, p_message => v_problem ->> 'detail', p_detail => v_problem - 'code' - 'detail');
 end
 $$;
+
+-- refusal is what is recorded of a refusal beside its code. p_event: null for an override to a state and for a cancel;
+-- p_invariant: null if none was broken. The planner inlines it.
+create function pawl_private.refusal(p_event text, p_at timestamptz, p_invariant text) returns jsonb
+language sql stable
+as $$ select jsonb_strip_nulls(jsonb_build_object('event', p_event, 'at', p_at, 'invariant', p_invariant)) $$;
 
 -- instance_retains says whether an idempotency key that names an instance is alive, or held by another
 -- transaction. It locks the expired ones. The caller must hold the instance's lock.
@@ -1692,7 +1698,7 @@ begin
       v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
     elsif v_key <> '' then
       insert into pawl.idempotency_key as k (
-        tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
+        tenant_id, key, fingerprint, decision, instance_id, version, expires_at, refusal)
       values (
         p_command.tenant, v_key, v_fingerprint,
         case v_decided.code
@@ -1700,10 +1706,12 @@ begin
           else v_decided.code
         end,
         p_id, (v_decided.instance).version, v_now + v_setting.idempotency_ttl,
-        case v_decided.code when 'invariant-broken' then v_decided.guards[1] end)
+        case when v_decided.code <> 'applied' then
+          pawl_private.refusal(p_command.event, v_now, case v_decided.code when 'invariant-broken' then v_decided.guards[1] end)
+        end)
       on conflict on constraint idempotency_key_pkey do update
       set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-        version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
+        version = excluded.version, expires_at = excluded.expires_at, refusal = excluded.refusal
       where k.expires_at <= v_now;
       v_seen := not found;
     end if;

@@ -205,7 +205,7 @@ create table pawl.idempotency_key (
   instance_id uuid not null,
   version pawl.version not null,
   expires_at timestamptz not null,
-  invariant text,
+  refusal jsonb,
   constraint idempotency_key_pkey primary key (tenant_id, key)
 )
 -- As many keys are purged as are inserted, so the table levels off at what vacuum leaves behind:
@@ -216,12 +216,13 @@ with (
   autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1
 );
 
-comment on column pawl.idempotency_key.invariant is 'the invariant that the step would have broken, if that is why it was refused';
+comment on column pawl.idempotency_key.refusal is
+  'of a refusal: the event, when it was refused (at), and the invariant that the step would have broken, if that is why; null for a step';
 
 create index idempotency_key_expires_at_idx on pawl.idempotency_key (expires_at);
--- Finds the refusals that are recorded for an instance, which keep the instance from being purged.
--- The keys of its steps are found through history, so most keys cost nothing here.
-create index idempotency_key_refused_idx on pawl.idempotency_key (tenant_id, instance_id)
+-- Finds the refusals that are recorded for an instance, which keep the instance from being purged, and the last ones of
+-- them. The keys of its steps are found through history, so most keys cost nothing here.
+create index idempotency_key_refused_idx on pawl.idempotency_key (tenant_id, instance_id, expires_at)
   where decision <> 'applied';
 
 -- timer says when the timer worker must look at an instance: at its next deadline, which is the

@@ -147,7 +147,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending'
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
       limit 1
     ) f
     cross join lateral (
@@ -155,7 +155,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending' and d.next_attempt_at is null
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
     ) w
     where f.next_attempt_at is null
   ) w

@@ -9,6 +9,7 @@ insert into pawl_private.privilege (privilege, function) values
   ('api', 'pawl.subscription_test'),
   ('api', 'pawl.tenant_of_subscription'),
   ('api', 'pawl.delivery_replay'),
+  ('api', 'pawl.callback_host'),
   ('worker', 'pawl.delivery_route'),
   ('worker', 'pawl.delivery_lanes'),
   ('worker', 'pawl.delivery_tenants'),

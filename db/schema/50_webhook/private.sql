@@ -79,7 +79,7 @@ begin
       and d.subscription_id = m.subscription_id
       and d.instance_id = m.instance_id
       and d.status = 'pending'
-    order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+    order by d.tenant_id, d.instance_id, d.subscription_id, d.version
     limit 1
   ) w on true
   -- A delivery exists already if a crash or a failover took the consumer's position back, or if the subscription

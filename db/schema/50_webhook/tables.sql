@@ -141,11 +141,13 @@ create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next
 create index delivery_callback_due_idx on pawl.delivery (tenant_id, next_attempt_at)
   where status = 'pending' and next_attempt_at is not null and callback;
 -- Pending deliveries of an instance, in the order of the steps.
-create index delivery_pending_idx on pawl.delivery (tenant_id, subscription_id, instance_id, version)
+create index delivery_pending_idx on pawl.delivery (tenant_id, instance_id, subscription_id, version)
   where status = 'pending';
 -- The log of a subscription, and its dead letters.
 create index delivery_subscription_idx on pawl.delivery (tenant_id, subscription_id, id);
 create index delivery_dead_idx on pawl.delivery (tenant_id, id)
+  where status = 'dead';
+create index delivery_dead_instance_idx on pawl.delivery (tenant_id, instance_id, version)
   where status = 'dead';
 -- Delivered rows, to purge.
 create index delivery_delivered_idx on pawl.delivery (id)

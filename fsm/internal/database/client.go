@@ -203,26 +203,50 @@ func (c *Client) Rehearse(ctx context.Context, statementTimeout string, f func(T
 		}
 		defer conn.Release()
 		return session.Transact(ctx, conn.Conn(), pgx.TxOptions{}, statementTimeout, func(db queries.DBTX) error {
-			q := queries.New(db)
-			err := f(func(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
-				if _, err := db.Exec(ctx, "savepoint trial"); err != nil {
-					return err
-				}
-				if err := f(ctx, q); err != nil {
-					// If this fails, so do the calls that follow.
-					_, _ = db.Exec(ctx, "rollback to savepoint trial")
-					return err
-				}
-				_, err := db.Exec(ctx, "release savepoint trial")
-				return err
-			})
-			return cmp.Or(err, errEnd)
+			return cmp.Or(f(trialIn(db)), errEnd)
 		})
 	}, c.lingering, c.reading)
 	if errors.Is(err, errEnd) {
 		return nil
 	}
 	return err
+}
+
+// trialIn returns a Trial whose calls are part of a transaction. What a failed call has done is undone.
+func trialIn(db queries.DBTX) Trial {
+	q := queries.New(db)
+	return func(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+		if _, err := db.Exec(ctx, "savepoint trial"); err != nil {
+			return err
+		}
+		if err := f(ctx, q); err != nil {
+			// If this fails, so do the calls that follow.
+			_, _ = db.Exec(ctx, "rollback to savepoint trial")
+			return err
+		}
+		_, err := db.Exec(ctx, "release savepoint trial")
+		return err
+	}
+}
+
+// Picture waits for its turn as Linger does, and runs f in a transaction that cannot write, and whose statements all see the
+// same snapshot. A call that may fail, and leave the others to go on, is made by the Trial. It returns the mapped error.
+func (c *Client) Picture(ctx context.Context, f func(*queries.Queries, Trial) error) error {
+	err := c.pass(ctx, func() error {
+		conn, err := c.reads.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+		return session.Transact(ctx, conn.Conn(), options, "", func(db queries.DBTX) error {
+			return f(queries.New(db), trialIn(db))
+		})
+	}, c.lingering, c.reading)
+	if err != nil {
+		return c.asError(err)
+	}
+	return nil
 }
 
 func (c *Client) retry(
