@@ -444,7 +444,7 @@ create table pawl.finding (
   opened_at timestamp with time zone not null,
   closed_at timestamp with time zone,
   detail pawl.object not null,
-  heal_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  heal_at timestamp with time zone default '1970-01-01 00:00:00+00'::timestamp with time zone,
   constraint finding_pkey PRIMARY KEY (tenant_id, id),
   constraint finding_closes_after_it_opens CHECK ((closed_at >= opened_at)),
   constraint finding_kind_is_known CHECK ((kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-late'::text, 'task-dead'::text, 'delivery-dead'::text, 'heal-failed'::text, 'healing-paused'::text]))),
@@ -459,7 +459,7 @@ END)),
 CREATE INDEX finding_cause_idx ON pawl.finding USING btree (tenant_id, id) WHERE ((closed_at IS NULL) AND (cause_id IS NOT NULL));
 CREATE INDEX finding_closed_at_idx ON pawl.finding USING btree (closed_at) WHERE (closed_at IS NOT NULL);
 CREATE INDEX finding_count_idx ON pawl.finding USING btree (kind) WHERE (closed_at IS NULL);
-CREATE INDEX finding_heal_idx ON pawl.finding USING btree (tenant_id, workflow, heal_at) WHERE ((closed_at IS NULL) AND (heal_at < 'infinity'::timestamp with time zone) AND (kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-dead'::text])));
+CREATE INDEX finding_heal_idx ON pawl.finding USING btree (tenant_id, workflow, heal_at) WHERE ((closed_at IS NULL) AND (heal_at IS NOT NULL) AND (kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-dead'::text])));
 CREATE INDEX finding_instance_idx ON pawl.finding USING btree (tenant_id, instance_id, id);
 CREATE INDEX finding_kind_idx ON pawl.finding USING btree (tenant_id, kind, id);
 CREATE INDEX finding_open_idx ON pawl.finding USING btree (tenant_id, id) WHERE (closed_at IS NULL);
@@ -473,7 +473,7 @@ comment on column pawl.finding.visit_version is 'the step that began the visit; 
 comment on column pawl.finding.since is 'since when the instance was in the state';
 comment on column pawl.finding.cause_id is 'the task or the delivery';
 comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
-comment on column pawl.finding.heal_at is 'of what says that the instance is stuck: when the healer looks at it; infinity if it is not the healer''s';
+comment on column pawl.finding.heal_at is 'of what says that the instance is stuck: when the healer looks at it; null if it is not the healer''s';
 
 create table pawl.forecast_score (
   tenant_id pawl.tenant_id not null,
@@ -4814,7 +4814,7 @@ begin
     from (
       (select f.tenant_id::text, f.workflow
       from pawl.finding f
-      where f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead') and f.heal_at < 'infinity'
+      where f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead') and f.heal_at is not null
         and (f.tenant_id, f.workflow) > (v_watch.heal_tenant, v_watch.heal_workflow)
       order by f.tenant_id, f.workflow
       limit 1)
@@ -11632,7 +11632,6 @@ begin
   from pawl.workflow_state s
   where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
   if v_on_stuck is null or v_on_stuck ? 'event' and p_finding.kind = 'task-dead' then
-    next_at := 'infinity';
     return;
   end if;
   v_space := coalesce((
@@ -11655,7 +11654,8 @@ begin
     where t.tenant_id = p_finding.tenant_id and t.instance_id = p_finding.instance_id and t.state = p_finding.state
       and t.name = coalesce(v_on_stuck ->> 'retry', v_on_stuck ->> 'reconcile') and t.compensates is null
     order by t.entered_version desc
-    limit 1;
+    limit 1
+    for update; -- A claim may hold it, and waits for nothing that is held here.
     if not found or v_task.status = 'cancelled' or v_task.result_version is not null or v_task.left_at is not null
       or v_task.ended_at is null and not (v_on_stuck ? 'reconcile' and v_task.status = 'reconciling' and v_task.due_at is not null) then
       -- It is under way.
@@ -11671,12 +11671,7 @@ begin
       v_on_stuck - 'max' || jsonb_build_object('attempts', v_attempts, 'outcome', v_healing.outcome))
     on conflict do nothing;
     failed := found;
-    next_at := 'infinity';
     return;
-  end if;
-  if not v_on_stuck ? 'event' then
-    -- A claim may hold it, and does not wait for the instance.
-    select t.* into strict v_task from pawl.task t where t.tenant_id = v_task.tenant_id and t.id = v_task.id for update;
   end if;
   select a.* into strict outcome, v_version
   from pawl_private.heal_act(p_finding, v_instance, v_on_stuck, v_task, v_attempts + 1, p_alone) a;
@@ -11776,7 +11771,7 @@ begin
     select f.*
     from pawl.finding f
     where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead')
-      and f.heal_at < 'infinity' and f.heal_at <= p_now
+      and f.heal_at is not null and f.heal_at <= p_now
     order by f.heal_at
     limit p_limit
   loop
@@ -11789,7 +11784,7 @@ begin
     set heal_at = v_healed.next_at
     where f.ctid = any (array(
         select o.ctid from pawl.finding o where o.tenant_id = v_finding.tenant_id and o.id = v_finding.id for no key update skip locked))
-      and f.heal_at <> v_healed.next_at;
+      and f.heal_at is distinct from v_healed.next_at;
     if v_healed.timed_out then
       more := true;
       exit;
@@ -11806,9 +11801,10 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when jsonb_typeof(h.value) <> 'object' or h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
+    when jsonb_typeof(h.value) <> 'object' then 'must be an object'
+    when h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
       or (h.value ? 'event')::integer + (h.value ? 'reconcile')::integer + (h.value ? 'retry')::integer <> 1
-      then 'must be an object of one of event, reconcile and retry, and max'
+      then 'must have one of event, reconcile and retry, and nothing else but max'
     when jsonb_typeof(h.value -> h.act) <> 'string' then h.act || ' must be a name'
     when h.value ? 'max' and (jsonb_typeof(h.value -> 'max') <> 'number' or h.value ->> 'max' !~ '^([1-9][0-9]?|100)$')
       then 'max must be a whole number from 1 to 100'

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,6 +147,37 @@ func TestHealerCountsRefusals(t *testing.T) {
 	}
 }
 
+// A guard that takes longer than a statement may is an attempt of its instance, whoever was tried before it, and holds up no other.
+func TestHealerMeetsASlowGuard(t *testing.T) {
+	t.Parallel()
+	slow := strings.Replace(nudged("slow", `"on_stuck": {"event": "bar", "max": 1},`), "$.context.allowed == 1", "exists($.context.a[*] ? (exists($.context.a[*] ? (@ > 5000000))))", 1)
+	pool := watched(t, slow)
+	bounded.Exec(t, pool, `select pawl.create_one('slow', jsonb_build_object('a', (select jsonb_agg(1) from generate_series(1, 12000))))`)
+	for range 5 {
+		bounded.Exec(t, pool, `select pawl.create_one('slow', '{"a": [6000000]}')`)
+	}
+	folded(t, pool)
+	dbtest.Advance(t, pool, time.Hour)
+	looked(t, pool, 100)
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	bounded.Exec(t, conn, "set statement_timeout = '2s'")
+	for calls, more := 0, true; more; calls++ {
+		if calls == 10 {
+			t.Fatal("the healer comes to no end")
+		}
+		more = bounded.Value[bool](t, conn, "select more from pawl.heal(100, '0 s')")
+	}
+	bounded.Exec(t, conn, "reset statement_timeout")
+	got := bounded.Column[string](t, pool, "select concat_ws(' ', outcome, count(*), sum(attempts)) from pawl_private.healing group by outcome order by outcome")
+	if !slices.Equal(got, []string{"applied 5 5", "guard-error 1 1"}) {
+		t.Errorf("attempts: %q", got)
+	}
+}
+
 // What a state does is said by the version of the instance, and nothing is done in another state.
 func TestHealerGoesByVersion(t *testing.T) {
 	t.Parallel()
@@ -212,6 +244,23 @@ func TestHealerRetriesTasks(t *testing.T) {
 	if got := bounded.Value[string](t, pool, "select state from pawl.instance"); got != "DONE" {
 		t.Errorf("the instance is in %s, want DONE", got)
 	}
+}
+
+// A task that ended badly is not what an event is fired for.
+func TestHealerFiresAtStuckInstances(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, `{"name": "w", "initial": "PACKING", "states": {
+		"PACKING": {"stuck_after": "1h", "on_stuck": {"event": "leave"}, "on": {"leave": [{"target": "LEFT"}]}, "invoke": {"pack": {"work": {"topic": "pack"}, "deadline": "1d",
+			"done": [{"target": "DONE"}], "error": [{"target": "DONE"}], "unknown": [{"target": "DONE"}]}}},
+		"LEFT": {"on": {"end": [{"target": "DONE"}]}},
+		"DONE": {"type": "final", "outcome": "completed", "invariant": "$.context.fine == 1"}}}`)
+	made(t, pool, "w", 1)
+	bounded.Exec(t, pool, "select pawl.complete_work(w.id, w.lease, '{}') from pawl.claim_work('pack', 'w', 1) w")
+	folded(t, pool)
+	wantAttempts(t, pool, 0, 0)
+	wantOpen(t, pool, "task-dead PACKING")
+	wantAttempts(t, pool, time.Hour, 1)
+	wantOpen(t, pool)
 }
 
 // What became of a call is asked again: of one that ended, and at once of one that waits for the next question.
@@ -417,6 +466,28 @@ func TestHealerLeavesAlone(t *testing.T) {
 	}
 }
 
+// A call reads what is due, however many instances are stuck for which nothing is to be done.
+func TestHealerReadsWhatIsDue(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, nudged("nudged", `"on_stuck": {"event": "push"},`), nudged("other", ""))
+	made(t, pool, "nudged", 1)
+	dbtest.Advance(t, pool, time.Hour)
+	looked(t, pool, 100)
+	bounded.Exec(t, pool, `
+		insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+		select 'default', pawl_private.uuid_v7(pawl.now()), 'slow', gen_random_uuid(), 'other', 'WAIT', 1, pawl.now(), pawl.now(), '{}' from generate_series(1, 50000)`)
+	bounded.Exec(t, pool, "analyze pawl.finding")
+	got := bounded.Value[[]int](t, pool, `
+		with before as materialized (select coalesce(sum(pg_stat_get_xact_tuples_returned(c.oid) + pg_stat_get_xact_tuples_fetched(c.oid)), 0) as n
+			from pg_class c where c.relname like 'finding%'),
+		healed as materialized (select h.attempts, b.n from before b cross join lateral pawl.heal(100, '0 s') h)
+		select array[h.attempts, (select sum(pg_stat_get_xact_tuples_returned(c.oid) + pg_stat_get_xact_tuples_fetched(c.oid)) from pg_class c where c.relname like 'finding%') - h.n]
+		from healed h`)
+	if got[0] != 1 || got[1] < 1 || got[1] > 100 {
+		t.Errorf("%d attempts read %d rows", got[0], got[1])
+	}
+}
+
 // A purge takes with it what the healer knows of the instance, and closes its findings.
 func TestPurgeOfHealed(t *testing.T) {
 	t.Parallel()
@@ -438,14 +509,61 @@ func TestWatcherHeals(t *testing.T) {
 	pool := watched(t, nudged("nudged", `"on_stuck": {"event": "nudge", "max": 1},`))
 	made(t, pool, "nudged", 5)
 	dbtest.Advance(t, pool, time.Hour)
+	var told atomic.Int64
 	for range 2 {
-		bounded.Run(t, "the watcher", worker.NewWatcher(pool, worker.BatchConfig{Interval: time.Millisecond, Batch: 10}).Run)
+		bounded.Run(t, "the watcher", worker.NewWatcher(pool, worker.WatcherConfig{
+			BatchConfig: worker.BatchConfig{Interval: time.Millisecond, Batch: 10}, Healed: func() { told.Add(1) },
+		}).Run)
 	}
 	bounded.UntilSQL(t, pool, "select count(*) = 5 from pawl.history where actor = 'healer'")
+	bounded.True(t, "the watchers tell of what they healed", func() bool { return told.Load() == 5 })
 	folded(t, pool)
 	dbtest.Advance(t, pool, time.Hour)
 	bounded.UntilSQL(t, pool, "select count(*) = 5 from pawl.finding where kind = 'heal-failed' and closed_at is null")
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.history where actor = 'healer'"); n != 5 {
 		t.Errorf("%d steps of the healer, want 5", n)
+	}
+}
+
+// Who registers over SQL hears of what the healer could not do, too.
+func TestDefinitionOfHealing(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	definition := func(onStuck, more string) string {
+		return fmt.Sprintf(`{"name": "w", "initial": "A", "states": {"A": {"initial": "B", "on": {"pay.*": [{"target": "Z"}]}, "states": {
+			"B": {"on_stuck": %s, %s "on": {"go": [{"target": "Z"}]}, "invoke": {"pack": {"work": {"topic": "t"}, "deadline": "1h",
+				"done": [{"target": "Z"}], "error": [{"target": "Z"}], "unknown": [{"target": "Z"}]}}}}},
+			"Z": {"type": "final", "outcome": "completed"}}}`, onStuck, more)
+	}
+	register := func(definition string) error {
+		_, err := pool.Exec(t.Context(), "select pawl.register_workflow($1::jsonb)", definition)
+		return err
+	}
+	for _, good := range []string{`{"event": "go"}`, `{"event": "pay.again", "max": 100}`, `{"retry": "pack", "max": 1}`} {
+		if err := register(definition(good, "")); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	if got := bounded.Column[string](t, pool, "select on_stuck::text from pawl.workflow_state where on_stuck is not null order by workflow_version"); !slices.Equal(got,
+		[]string{`{"max": 3, "event": "go"}`, `{"max": 100, "event": "pay.again"}`, `{"max": 1, "retry": "pack"}`}) {
+		t.Errorf("stored: %q", got)
+	}
+	for bad, want := range map[string]string{
+		`null`: "object", `"go"`: "object", `{}`: "one of event", `{"max": 1}`: "one of event", `{"event": "go", "retry": "pack"}`: "one of event",
+		`{"event": "go", "more": 1}`: "one of event", `{"event": 7}`: "a name", `{"event": null}`: "a name", `{"event": "gone"}`: "accepts", `{"event": "pay.*"}`: "accepts", `{"event": "done:pack"}`: "accepts",
+		`{"retry": "pakc"}`: "no task", `{"reconcile": "pack"}`: "no reconcile", `{"event": "go", "max": 0}`: "from 1 to 100", `{"event": "go", "max": 101}`: "from 1 to 100",
+		`{"event": "go", "max": 1.5}`: "from 1 to 100", `{"event": "go", "max": "1"}`: "from 1 to 100",
+	} {
+		if err := register(definition(bad, "")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want words of %q", bad, err, want)
+		}
+	}
+	if err := register(definition(`{"event": "go"}`, `"protected": true,`)); err == nil || !strings.Contains(err.Error(), "protected") {
+		t.Errorf("in a protected state: %v", err)
+	}
+	for _, c := range [][2]string{{`"A": {`, `"A": {"on_stuck": {"event": "go"}, `}, {`"Z": {`, `"Z": {"on_stuck": {"event": "go"}, `}} {
+		if err := register(strings.Replace(definition(`{"event": "go"}`, ""), c[0], c[1], 1)); err == nil || !strings.Contains(err.Error(), "to have on_stuck") {
+			t.Errorf("%s: %v", c[1], err)
+		}
 	}
 }

@@ -2896,9 +2896,10 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when jsonb_typeof(h.value) <> 'object' or h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
+    when jsonb_typeof(h.value) <> 'object' then 'must be an object'
+    when h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
       or (h.value ? 'event')::integer + (h.value ? 'reconcile')::integer + (h.value ? 'retry')::integer <> 1
-      then 'must be an object of one of event, reconcile and retry, and max'
+      then 'must have one of event, reconcile and retry, and nothing else but max'
     when jsonb_typeof(h.value -> h.act) <> 'string' then h.act || ' must be a name'
     when h.value ? 'max' and (jsonb_typeof(h.value -> 'max') <> 'number' or h.value ->> 'max' !~ '^([1-9][0-9]?|100)$')
       then 'max must be a whole number from 1 to 100'
@@ -11822,7 +11823,7 @@ create table pawl.finding (
   opened_at timestamptz not null,
   closed_at timestamptz,
   detail pawl.object not null,
-  heal_at timestamptz not null default '-infinity',
+  heal_at timestamptz default 'epoch',
   constraint finding_pkey primary key (tenant_id, id),
   constraint finding_kind_is_known check (
     kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
@@ -11840,7 +11841,7 @@ comment on column pawl.finding.visit_version is
 comment on column pawl.finding.since is 'since when the instance was in the state';
 comment on column pawl.finding.cause_id is 'the task or the delivery';
 comment on column pawl.finding.heal_at is
-  'of what says that the instance is stuck: when the healer looks at it; infinity if it is not the healer''s';
+  'of what says that the instance is stuck: when the healer looks at it; null if it is not the healer''s';
 comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
 
 create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, kind, visit_version)
@@ -11848,7 +11849,7 @@ create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, k
 create unique index finding_paused_key on pawl.finding (tenant_id, workflow) where closed_at is null and kind = 'healing-paused';
 -- What the healer looks at, in the order in which it does.
 create index finding_heal_idx on pawl.finding (tenant_id, workflow, heal_at)
-  where closed_at is null and heal_at < 'infinity' and kind in ('orphaned', 'slow', 'task-dead');
+  where closed_at is null and heal_at is not null and kind in ('orphaned', 'slow', 'task-dead');
 -- The instances of a workflow that are stuck, to count them.
 create index finding_stuck_idx on pawl.finding (tenant_id, workflow, instance_id)
   where closed_at is null and kind in ('orphaned', 'slow', 'task-dead');
@@ -19129,7 +19130,7 @@ $$;
 -- heal_instance looks at a finding that is due, and does what is to be done about its instance.
 -- p_alone: whether the statement has tried nothing before
 -- Returns: outcome: of the attempt; null if there was none. failed: a finding heal-failed was opened. next_at: when to look at
---          the finding again. timed_out: the statement has no time left
+--          the finding again; null for never. timed_out: the statement has no time left
 -- Raises:  what heal_act raises
 -- Locks:   instance (for no key update, unless it is locked), then what a step or reopen_task locks
 -- Writes:  healing, finding, what heal_act writes
@@ -19170,7 +19171,6 @@ begin
   from pawl.workflow_state s
   where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
   if v_on_stuck is null or v_on_stuck ? 'event' and p_finding.kind = 'task-dead' then
-    next_at := 'infinity';
     return;
   end if;
   v_space := coalesce((
@@ -19193,7 +19193,8 @@ begin
     where t.tenant_id = p_finding.tenant_id and t.instance_id = p_finding.instance_id and t.state = p_finding.state
       and t.name = coalesce(v_on_stuck ->> 'retry', v_on_stuck ->> 'reconcile') and t.compensates is null
     order by t.entered_version desc
-    limit 1;
+    limit 1
+    for update; -- A claim may hold it, and waits for nothing that is held here.
     if not found or v_task.status = 'cancelled' or v_task.result_version is not null or v_task.left_at is not null
       or v_task.ended_at is null and not (v_on_stuck ? 'reconcile' and v_task.status = 'reconciling' and v_task.due_at is not null) then
       -- It is under way.
@@ -19209,12 +19210,7 @@ begin
       v_on_stuck - 'max' || jsonb_build_object('attempts', v_attempts, 'outcome', v_healing.outcome))
     on conflict do nothing;
     failed := found;
-    next_at := 'infinity';
     return;
-  end if;
-  if not v_on_stuck ? 'event' then
-    -- A claim may hold it, and does not wait for the instance.
-    select t.* into strict v_task from pawl.task t where t.tenant_id = v_task.tenant_id and t.id = v_task.id for update;
   end if;
   select a.* into strict outcome, v_version
   from pawl_private.heal_act(p_finding, v_instance, v_on_stuck, v_task, v_attempts + 1, p_alone) a;
@@ -19328,7 +19324,7 @@ begin
     select f.*
     from pawl.finding f
     where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead')
-      and f.heal_at < 'infinity' and f.heal_at <= p_now
+      and f.heal_at is not null and f.heal_at <= p_now
     order by f.heal_at
     limit p_limit
   loop
@@ -19341,7 +19337,7 @@ begin
     set heal_at = v_healed.next_at
     where f.ctid = any (array(
         select o.ctid from pawl.finding o where o.tenant_id = v_finding.tenant_id and o.id = v_finding.id for no key update skip locked))
-      and f.heal_at <> v_healed.next_at;
+      and f.heal_at is distinct from v_healed.next_at;
     if v_healed.timed_out then
       more := true;
       exit;
@@ -19392,7 +19388,7 @@ begin
     from (
       (select f.tenant_id::text, f.workflow
       from pawl.finding f
-      where f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead') and f.heal_at < 'infinity'
+      where f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead') and f.heal_at is not null
         and (f.tenant_id, f.workflow) > (v_watch.heal_tenant, v_watch.heal_workflow)
       order by f.tenant_id, f.workflow
       limit 1)

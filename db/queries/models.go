@@ -365,19 +365,8 @@ type Finding struct {
 	ClosedAt *time.Time
 	// what else is known: never a payload, a context or a URL
 	Detail json.RawMessage
-	// of what says that the instance is stuck: when the healer looks at it; infinity if it is not the healer's
-	HealAt time.Time
-}
-
-type Healing struct {
-	TenantID   string
-	InstanceID uuid.UUID
-	Attempts   int32
-	// the instance's after the last attempt: a visit that began later was begun by a step that was not the healer's
-	Version int64
-	TriedAt time.Time
-	// of the last attempt: applied, or why it was refused
-	Outcome string
+	// of what says that the instance is stuck: when the healer looks at it; null if it is not the healer's
+	HealAt *time.Time
 }
 
 type History struct {
@@ -713,6 +702,17 @@ type PawlPrivateForecastNight struct {
 	// the last one that was scored; empty if none was
 	Workflow string
 	Done     bool
+}
+
+type PawlPrivateHealing struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	Attempts   int32
+	// the instance's after the last attempt: a visit that began later was begun by a step that was not the healer's
+	Version int64
+	TriedAt time.Time
+	// of the last attempt: applied, or why it was refused
+	Outcome string
 }
 
 type PawlPrivateLogFloor struct {

@@ -565,9 +565,10 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when jsonb_typeof(h.value) <> 'object' or h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
+    when jsonb_typeof(h.value) <> 'object' then 'must be an object'
+    when h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
       or (h.value ? 'event')::integer + (h.value ? 'reconcile')::integer + (h.value ? 'retry')::integer <> 1
-      then 'must be an object of one of event, reconcile and retry, and max'
+      then 'must have one of event, reconcile and retry, and nothing else but max'
     when jsonb_typeof(h.value -> h.act) <> 'string' then h.act || ' must be a name'
     when h.value ? 'max' and (jsonb_typeof(h.value -> 'max') <> 'number' or h.value ->> 'max' !~ '^([1-9][0-9]?|100)$')
       then 'max must be a whole number from 1 to 100'

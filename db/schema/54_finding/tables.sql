@@ -32,7 +32,7 @@ create table pawl.finding (
   opened_at timestamptz not null,
   closed_at timestamptz,
   detail pawl.object not null,
-  heal_at timestamptz not null default '-infinity',
+  heal_at timestamptz default 'epoch',
   constraint finding_pkey primary key (tenant_id, id),
   constraint finding_kind_is_known check (
     kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
@@ -50,7 +50,7 @@ comment on column pawl.finding.visit_version is
 comment on column pawl.finding.since is 'since when the instance was in the state';
 comment on column pawl.finding.cause_id is 'the task or the delivery';
 comment on column pawl.finding.heal_at is
-  'of what says that the instance is stuck: when the healer looks at it; infinity if it is not the healer''s';
+  'of what says that the instance is stuck: when the healer looks at it; null if it is not the healer''s';
 comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
 
 create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, kind, visit_version)
@@ -58,7 +58,7 @@ create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, k
 create unique index finding_paused_key on pawl.finding (tenant_id, workflow) where closed_at is null and kind = 'healing-paused';
 -- What the healer looks at, in the order in which it does.
 create index finding_heal_idx on pawl.finding (tenant_id, workflow, heal_at)
-  where closed_at is null and heal_at < 'infinity' and kind in ('orphaned', 'slow', 'task-dead');
+  where closed_at is null and heal_at is not null and kind in ('orphaned', 'slow', 'task-dead');
 -- The instances of a workflow that are stuck, to count them.
 create index finding_stuck_idx on pawl.finding (tenant_id, workflow, instance_id)
   where closed_at is null and kind in ('orphaned', 'slow', 'task-dead');

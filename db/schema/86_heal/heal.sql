@@ -34,7 +34,7 @@ begin
     from (
       (select f.tenant_id::text, f.workflow
       from pawl.finding f
-      where f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead') and f.heal_at < 'infinity'
+      where f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead') and f.heal_at is not null
         and (f.tenant_id, f.workflow) > (v_watch.heal_tenant, v_watch.heal_workflow)
       order by f.tenant_id, f.workflow
       limit 1)

@@ -56,7 +56,7 @@ $$;
 -- heal_instance looks at a finding that is due, and does what is to be done about its instance.
 -- p_alone: whether the statement has tried nothing before
 -- Returns: outcome: of the attempt; null if there was none. failed: a finding heal-failed was opened. next_at: when to look at
---          the finding again. timed_out: the statement has no time left
+--          the finding again; null for never. timed_out: the statement has no time left
 -- Raises:  what heal_act raises
 -- Locks:   instance (for no key update, unless it is locked), then what a step or reopen_task locks
 -- Writes:  healing, finding, what heal_act writes
@@ -96,7 +96,6 @@ begin
   from pawl.workflow_state s
   where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
   if v_on_stuck is null or v_on_stuck ? 'event' and p_finding.kind = 'task-dead' then
-    next_at := 'infinity';
     return;
   end if;
   v_space := coalesce((
@@ -119,7 +118,8 @@ begin
     where t.tenant_id = p_finding.tenant_id and t.instance_id = p_finding.instance_id and t.state = p_finding.state
       and t.name = coalesce(v_on_stuck ->> 'retry', v_on_stuck ->> 'reconcile') and t.compensates is null
     order by t.entered_version desc
-    limit 1;
+    limit 1
+    for update; -- A claim may hold it, and waits for nothing that is held here.
     if not found or v_task.status = 'cancelled' or v_task.result_version is not null or v_task.left_at is not null
       or v_task.ended_at is null and not (v_on_stuck ? 'reconcile' and v_task.status = 'reconciling' and v_task.due_at is not null) then
       -- It is under way.
@@ -135,12 +135,7 @@ begin
       v_on_stuck - 'max' || jsonb_build_object('attempts', v_attempts, 'outcome', v_healing.outcome))
     on conflict do nothing;
     failed := found;
-    next_at := 'infinity';
     return;
-  end if;
-  if not v_on_stuck ? 'event' then
-    -- A claim may hold it, and does not wait for the instance.
-    select t.* into strict v_task from pawl.task t where t.tenant_id = v_task.tenant_id and t.id = v_task.id for update;
   end if;
   select a.* into strict outcome, v_version
   from pawl_private.heal_act(p_finding, v_instance, v_on_stuck, v_task, v_attempts + 1, p_alone) a;
@@ -250,7 +245,7 @@ begin
     select f.*
     from pawl.finding f
     where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead')
-      and f.heal_at < 'infinity' and f.heal_at <= p_now
+      and f.heal_at is not null and f.heal_at <= p_now
     order by f.heal_at
     limit p_limit
   loop
@@ -263,7 +258,7 @@ begin
     set heal_at = v_healed.next_at
     where f.ctid = any (array(
         select o.ctid from pawl.finding o where o.tenant_id = v_finding.tenant_id and o.id = v_finding.id for no key update skip locked))
-      and f.heal_at <> v_healed.next_at;
+      and f.heal_at is distinct from v_healed.next_at;
     if v_healed.timed_out then
       more := true;
       exit;
