@@ -436,34 +436,45 @@ create table pawl.finding (
   tenant_id pawl.tenant_id not null,
   id uuid not null,
   kind text not null,
-  instance_id uuid not null,
+  instance_id uuid,
   workflow text collate "C" not null,
-  state text collate "C" not null,
-  visit_version pawl.version not null,
-  since timestamp with time zone not null,
+  state text collate "C",
+  visit_version bigint,
+  since timestamp with time zone,
   cause_id uuid,
   opened_at timestamp with time zone not null,
   closed_at timestamp with time zone,
   detail pawl.object not null,
+  heal_at timestamp with time zone default '1970-01-01 00:00:00+00'::timestamp with time zone,
   constraint finding_pkey PRIMARY KEY (tenant_id, id),
   constraint finding_closes_after_it_opens CHECK ((closed_at >= opened_at)),
-  constraint finding_kind_is_known CHECK ((kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-late'::text, 'task-dead'::text, 'delivery-dead'::text]))),
-  constraint finding_of_a_task_or_a_delivery_names_it CHECK (((kind = ANY (ARRAY['task-late'::text, 'task-dead'::text, 'delivery-dead'::text])) = (cause_id IS NOT NULL)))
+  constraint finding_kind_is_known CHECK ((kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-late'::text, 'task-dead'::text, 'delivery-dead'::text, 'heal-failed'::text, 'healing-paused'::text]))),
+  constraint finding_names_an_instance_unless_healing_is_paused CHECK ((num_nulls(instance_id, state, visit_version, since) =
+CASE kind
+    WHEN 'healing-paused'::text THEN 4
+    ELSE 0
+END)),
+  constraint finding_of_a_task_or_a_delivery_names_it CHECK (((kind = ANY (ARRAY['task-late'::text, 'task-dead'::text, 'delivery-dead'::text])) = (cause_id IS NOT NULL))),
+  constraint finding_visit_version_is_positive CHECK ((visit_version >= 1))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX finding_cause_idx ON pawl.finding USING btree (tenant_id, id) WHERE ((closed_at IS NULL) AND (cause_id IS NOT NULL));
 CREATE INDEX finding_closed_at_idx ON pawl.finding USING btree (closed_at) WHERE (closed_at IS NOT NULL);
 CREATE INDEX finding_count_idx ON pawl.finding USING btree (kind) WHERE (closed_at IS NULL);
+CREATE INDEX finding_heal_idx ON pawl.finding USING btree (tenant_id, workflow, heal_at) WHERE ((closed_at IS NULL) AND (heal_at IS NOT NULL) AND (kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-dead'::text])));
 CREATE INDEX finding_instance_idx ON pawl.finding USING btree (tenant_id, instance_id, id);
 CREATE INDEX finding_kind_idx ON pawl.finding USING btree (tenant_id, kind, id);
 CREATE INDEX finding_open_idx ON pawl.finding USING btree (tenant_id, id) WHERE (closed_at IS NULL);
+CREATE UNIQUE INDEX finding_paused_key ON pawl.finding USING btree (tenant_id, workflow) WHERE ((closed_at IS NULL) AND (kind = 'healing-paused'::text));
 CREATE INDEX finding_slow_idx ON pawl.finding USING btree (tenant_id, workflow, state, since) WHERE ((closed_at IS NULL) AND (kind = 'slow'::text));
 CREATE INDEX finding_state_idx ON pawl.finding USING btree (tenant_id, workflow, state, id);
+CREATE INDEX finding_stuck_idx ON pawl.finding USING btree (tenant_id, workflow, instance_id) WHERE ((closed_at IS NULL) AND (kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-dead'::text])));
 CREATE UNIQUE INDEX finding_visit_key ON pawl.finding USING btree (tenant_id, instance_id, kind, visit_version) WHERE (closed_at IS NULL);
 comment on column pawl.finding.state is 'in which the instance was when the finding was opened';
 comment on column pawl.finding.visit_version is 'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
 comment on column pawl.finding.since is 'since when the instance was in the state';
 comment on column pawl.finding.cause_id is 'the task or the delivery';
 comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
+comment on column pawl.finding.heal_at is 'of what says that the instance is stuck: when the healer looks at it; null if it is not the healer''s';
 
 create table pawl.forecast_score (
   tenant_id pawl.tenant_id not null,
@@ -995,6 +1006,7 @@ create table pawl.workflow_state (
   invariants jsonb,
   protected boolean not null,
   stuck_after interval,
+  on_stuck pawl.object,
   strands boolean not null default false,
   ttl_slides boolean not null,
   require_if_match boolean not null,
@@ -1006,6 +1018,7 @@ create table pawl.workflow_state (
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
   constraint workflow_state_done_is_left_at_once CHECK (((NOT done) OR eventless)),
   constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (timers IS NULL) AND (NOT eventless)))),
+  constraint workflow_state_final_is_not_healed CHECK ((((status)::text = 'active'::text) OR (on_stuck IS NULL))),
   constraint workflow_state_is_a_path_of_names CHECK (((length(state) <= 255) AND (state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'::text))),
   constraint workflow_state_stuck_after_is_positive CHECK (((stuck_after > '00:00:00'::interval) AND (stuck_after <= '3650 days'::interval))),
   constraint workflow_state_timeouts_are_at_most_ten_years CHECK (('3650 days'::interval >= ALL (timeouts))),
@@ -1014,6 +1027,7 @@ create table pawl.workflow_state (
   constraint workflow_state_timers_are_static_or_armed CHECK (((timers IS NULL) OR (timeouts = '{}'::interval[]))),
   constraint workflow_state_undoing_stops_or_continues CHECK ((undoing = ANY (ARRAY['stop'::text, 'continue'::text])))
 );
+CREATE INDEX workflow_state_on_stuck_idx ON pawl.workflow_state USING btree (workflow) WHERE (on_stuck IS NOT NULL);
 CREATE INDEX workflow_state_state_idx ON pawl.workflow_state USING btree (state, status, workflow) WHERE (length(workflow) > 0);
 comment on column pawl.workflow_state.lineage is 'the paths of the states around it, from the outside in, then its own';
 comment on column pawl.workflow_state.events is 'the events and patterns of events that it accepts, sorted';
@@ -1026,6 +1040,7 @@ comment on column pawl.workflow_state.remembered is 'the states around it that s
 comment on column pawl.workflow_state.invariants is 'an array of {text, guard}: what must hold in it; null if nothing';
 comment on column pawl.workflow_state.protected is 'whether overrides, cancels and instance migrations neither leave nor enter it';
 comment on column pawl.workflow_state.stuck_after is 'how long an instance may be in it; the latest version that has the state counts for all versions; null for none';
+comment on column pawl.workflow_state.on_stuck is 'what is done about an instance that is stuck in it: {event | reconcile | retry: NAME, max}; null for nothing';
 comment on column pawl.workflow_state.strands is 'whether only a task, or the undoing of steps, leaves it: it has no events, no timers and no lifetime';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s setting, kept here to spare each command a look-up';
@@ -1130,6 +1145,19 @@ create table pawl_private.forecast_night (
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
 CREATE UNIQUE INDEX forecast_night_has_one_row_idx ON pawl_private.forecast_night USING btree ((true));
 comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
+
+create table pawl_private.healing (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  attempts integer not null,
+  version pawl.version not null,
+  tried_at timestamp with time zone not null,
+  outcome text not null,
+  constraint healing_pkey PRIMARY KEY (tenant_id, instance_id),
+  constraint healing_attempts_are_counted CHECK ((attempts >= 1))
+) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+comment on column pawl_private.healing.version is 'the instance''s after the last attempt: a visit that began later was begun by a step that was not the healer''s';
+comment on column pawl_private.healing.outcome is 'of the last attempt: applied, or why it was refused';
 
 create table pawl_private.log_floor (
   tenant_id pawl.tenant_id not null,
@@ -1257,9 +1285,15 @@ create table pawl_private.watch (
   delivery_tenant text collate "C" not null default ''::text,
   delivery_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
   cause_tenant text collate "C" not null default ''::text,
-  cause_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid
+  cause_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
+  healed_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  heal_tenant text collate "C" not null default ''::text,
+  heal_workflow text collate "C" not null default ''::text,
+  heal_cut boolean not null default false
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
 CREATE UNIQUE INDEX watch_has_one_row_idx ON pawl_private.watch USING btree ((true));
+comment on column pawl_private.watch.heal_workflow is 'with heal_tenant: behind which the healer goes on; empty: with the first one';
+comment on column pawl_private.watch.heal_cut is 'whether this round of the healer has left something that is due';
 
 create type pawl.outcome as (
   ordinal integer,
@@ -4773,6 +4807,78 @@ as $$
 $$;
 revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb,text,boolean) from public;
 
+create function pawl.heal(p_limit integer, p_every interval, OUT attempts bigint, OUT applied bigint, OUT opened bigint, OUT more boolean) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_watch pawl_private.watch;
+  v_limit integer := greatest(p_limit, 1);
+  v_next record;
+  v_healed record;
+  v_looked bigint := 0;
+  v_cut boolean;
+begin
+  attempts := 0; applied := 0; opened := 0; more := false;
+  select w.* into v_watch from pawl_private.watch w for update skip locked;
+  if not found or v_watch.looked_at = '-infinity' or v_watch.healed_at > v_now - p_every and v_watch.healed_at <= v_now then
+    return;
+  end if;
+  loop
+    select p.tenant_id, p.workflow into v_next
+    from (
+      (select f.tenant_id::text, f.workflow
+      from pawl.finding f
+      where f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead') and f.heal_at is not null
+        and (f.tenant_id, f.workflow) > (v_watch.heal_tenant, v_watch.heal_workflow)
+      order by f.tenant_id, f.workflow
+      limit 1)
+      union all
+      (select f.tenant_id::text, f.workflow
+      from pawl.finding f
+      where f.closed_at is null and f.kind = 'healing-paused' and (f.tenant_id, f.workflow) > (v_watch.heal_tenant, v_watch.heal_workflow)
+      order by f.tenant_id, f.workflow
+      limit 1)
+    ) p
+    order by p.tenant_id collate "C", p.workflow
+    limit 1;
+    if not found then
+      more := v_watch.heal_cut;
+      v_watch.heal_tenant := '';
+      v_watch.heal_workflow := '';
+      v_watch.heal_cut := false;
+      exit;
+    end if;
+    v_watch.heal_tenant := v_next.tenant_id;
+    v_watch.heal_workflow := v_next.workflow;
+    v_cut := false;
+    if pawl_private.is_disabled(v_next.tenant_id) then
+      v_looked := v_looked + 1;
+    else
+      select * into v_healed
+      from pawl_private.heal_workflow(
+        v_next.tenant_id, v_next.workflow, (v_limit - v_looked)::integer, v_now, attempts = 0);
+      v_looked := v_looked + v_healed.looked;
+      attempts := attempts + v_healed.attempts;
+      applied := applied + v_healed.applied;
+      opened := opened + v_healed.opened;
+      v_cut := v_healed.more;
+    end if;
+    v_watch.heal_cut := v_watch.heal_cut or v_cut;
+    more := v_cut or v_looked >= v_limit;
+    exit when more;
+  end loop;
+  update pawl_private.watch w
+  set healed_at = case when more then '-infinity' else v_now end, heal_tenant = v_watch.heal_tenant,
+    heal_workflow = v_watch.heal_workflow, heal_cut = v_watch.heal_cut;
+end
+$$;
+revoke execute on function pawl.heal(integer,interval) from public;
+
 create function pawl.heartbeat_work(p_id uuid, p_lease uuid, p_progress jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -7071,39 +7177,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_locked record;
-  v_task pawl.task;
-  v_spec pawl.workflow_task;
-  v_stays text;
-  v_now timestamptz;
 begin
   p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
   select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
-  v_task := v_locked.task;
-  v_now := pawl.now();
-  if (v_locked.instance).id is null or (v_locked.instance).status <> 'active' then
-    perform pawl_private.raise_condition('instance-final', 'the instance is final, so that its tasks are not tried again');
-  elsif v_task.ended_at is null then
-    perform pawl_private.raise_condition('task-open', null);
-  elsif v_task.status = 'cancelled' or v_task.status = 'done' and v_task.left_at is null then
-    perform pawl_private.raise_condition('task-ended', format('the task was %s', v_task.status));
-  elsif v_task.compensates is not null then
-    perform pawl_private.raise_condition('task-ended', 'a compensation is tried again by its name: see compensations of the instance');
-  end if;
-  v_stays := pawl_private.task_stays(v_task, v_locked.instance);
-  v_spec := pawl_private.task_spec(v_task);
-  update pawl.task t
-  set
-    status = 'pending', connection = v_spec.connection, ended_at = null, problem = null, tries = 0, checks = 0, sent_at = null,
-    key_number = t.key_number + case when t.connection is not null and (t.status = 'error' or exists (
-      select from pawl.compensation c where c.tenant_id = t.tenant_id and c.task_id = t.id and c.status = 'undone')) then 1 else 0 end,
-    left_at = case when v_stays = 'own' then null else coalesce(t.left_at, v_now) end, reopened = true, due_at = v_now,
-    look_at = v_now + v_spec.deadline, deadline_at = v_now + v_spec.deadline
-  where t.tenant_id = p_tenant and t.id = p_id;
-  perform pawl_private.task_notify(p_tenant, v_task.topic);
-  perform pawl_private.audit(
-    p_tenant => p_tenant, p_caller => p_caller, p_action => 'task.retry',
-    p_target => p_id::text, p_reason => p_reason, p_before => pawl_private.task_digest(v_task));
-  return v_stays <> 'elsewhere';
+  return pawl_private.reopen_task(v_locked.task, v_locked.instance, 'retry', p_reason, p_caller);
 end
 $$;
 revoke execute on function pawl.task_retry(text,uuid,text,text,jsonb) from public;
@@ -10115,6 +10192,11 @@ as $$
               when jsonb_typeof(n.value -> 'protected') <> 'boolean' then format('protected of %s must be true or false', n.path)
               when n.value ? 'stuck_after' and (not n.atomic or n.value ->> 'type' = 'final')
                 then format('%s must have no states within and not be final to have stuck_after', n.path)
+              when n.value ? 'on_stuck' and (not n.atomic or n.value ->> 'type' = 'final')
+                then format('%s must have no states within and not be final to have on_stuck', n.path)
+              when n.value ? 'on_stuck' then
+                'on_stuck of ' || n.path || ': '
+                  || pawl_private.healing_fault(n.value, array(select a.value from node a where a.path = any (n.lineage)))
             end as fault
             from node n
             order by fault nulls last
@@ -11478,6 +11560,7 @@ begin
   set closed_at = greatest(f.opened_at, pawl.now())
   from unnest(p_ids) as p (id)
   where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
+  delete from pawl_private.healing h using unnest(p_ids) as p (id) where h.tenant_id = p_tenant and h.instance_id = p.id;
   -- In a statement of its own: it sees what was indexed while the one above waited for a row of residence.
   delete from pawl.attribute a using unnest(p_ids) as p (id) where a.tenant_id = p_tenant and a.instance_id = p.id;
 end
@@ -11522,6 +11605,284 @@ begin
 end
 $$;
 revoke execute on function pawl_private.guards(text,integer,text,text) from public;
+
+create function pawl_private.heal_act(p_finding pawl.finding, p_instance pawl.instance, p_on_stuck jsonb, p_task pawl.task, p_attempt integer, p_alone boolean, OUT outcome text, OUT version bigint) returns record
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_fired pawl.outcome;
+  v_state text;
+  v_reason text := format('%s, attempt %s of %s', p_finding.kind, p_attempt, p_on_stuck ->> 'max');
+begin
+  outcome := 'applied';
+  version := p_instance.version;
+  if p_on_stuck ? 'event' then
+    select f.* into strict v_fired
+    from pawl.fire(
+      p_tenants => array[p_instance.tenant_id::text], p_ids => array[p_instance.id], p_events => array[p_on_stuck ->> 'event'],
+      p_payloads => array['{}'::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{healer}',
+      p_reasons => array[v_reason], p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true,
+      p_history_keys => array['heal:' || p_finding.id]) f;
+    outcome := coalesce((select c.problem from pawl_private.condition c where c.outcome = v_fired.code), v_fired.code);
+    version := case v_fired.code when 'applied' then (v_fired.instance).version else p_instance.version end;
+  else
+    perform pawl_private.reopen_task(
+      p_task => p_task, p_instance => p_instance, p_how => case when p_on_stuck ? 'retry' then 'retry' else 'reconcile' end,
+      p_reason => v_reason, p_caller => '{"actor": "healer"}');
+  end if;
+exception
+when query_canceled then
+  if not pawl_private.timed_out() then
+    raise;
+  end if;
+  outcome := case when p_alone then 'guard-error' end;
+  version := p_instance.version;
+when others then
+  v_state := sqlstate;
+  if v_state ~ '^(08|25|40|53|55|57|58|XX)' then
+    raise;
+  end if;
+  version := p_instance.version;
+  outcome := case
+    when v_state ~ '^(22|54)' or v_state in ('42704', '0A000') then 'guard-error'
+    else coalesce((select c.problem from pawl_private.condition c where c.sqlstate = v_state limit 1), 'internal')
+  end;
+end
+$$;
+revoke execute on function pawl_private.heal_act(pawl.finding,pawl.instance,jsonb,pawl.task,integer,boolean) from public;
+
+create function pawl_private.heal_instance(p_finding pawl.finding, p_now timestamp with time zone, p_alone boolean, OUT outcome text, OUT failed boolean, OUT next_at timestamp with time zone, OUT timed_out boolean) returns record
+language plpgsql volatile
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance;
+  v_on_stuck jsonb;
+  v_healing pawl_private.healing;
+  v_task pawl.task;
+  v_attempts integer := 0;
+  v_space interval;
+  v_version bigint;
+begin
+  failed := false;
+  timed_out := false;
+  select i.* into v_instance
+  from pawl.instance i
+  where i.tenant_id = p_finding.tenant_id and i.id = p_finding.instance_id
+  for no key update skip locked;
+  if not found or v_instance.status <> 'active' or v_instance.state <> p_finding.state or v_instance.state_changed_at <> p_finding.since then
+    -- It is busy, or has made a step: then the fold closes the finding.
+    next_at := p_now + interval '5 seconds';
+    return;
+  end if;
+  select s.on_stuck into v_on_stuck
+  from pawl.workflow_state s
+  where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
+  if v_on_stuck is null or v_on_stuck ? 'event' and p_finding.kind = 'task-dead' then
+    return;
+  end if;
+  v_space := coalesce((
+    select p.threshold
+    from pawl_private.stuck_place p
+    where p.tenant_id = p_finding.tenant_id and p.workflow = p_finding.workflow and p.state = p_finding.state), interval '1 minute');
+  select h.* into v_healing
+  from pawl_private.healing h
+  where h.tenant_id = p_finding.tenant_id and h.instance_id = p_finding.instance_id;
+  if v_healing.version >= p_finding.visit_version then
+    v_attempts := v_healing.attempts;
+    if p_now < v_healing.tried_at + v_space then
+      next_at := v_healing.tried_at + v_space;
+      return;
+    end if;
+  end if;
+  if not v_on_stuck ? 'event' then
+    select t.* into v_task
+    from pawl.task t
+    where t.tenant_id = p_finding.tenant_id and t.instance_id = p_finding.instance_id and t.state = p_finding.state
+      and t.name = coalesce(v_on_stuck ->> 'retry', v_on_stuck ->> 'reconcile') and t.compensates is null
+    order by t.entered_version desc
+    limit 1
+    for update; -- A claim may hold it, and waits for nothing that is held here.
+    if not found or v_task.status = 'cancelled' or v_task.result_version is not null or v_task.left_at is not null
+      or v_task.ended_at is null and not (v_on_stuck ? 'reconcile' and v_task.status = 'reconciling' and v_task.due_at is not null) then
+      -- It is under way.
+      next_at := p_now + v_space;
+      return;
+    end if;
+  end if;
+  if v_attempts >= (v_on_stuck ->> 'max')::integer then
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+    values (
+      p_finding.tenant_id, pawl_private.uuid_v7(p_now), 'heal-failed', p_finding.instance_id, p_finding.workflow, p_finding.state,
+      p_finding.visit_version, p_finding.since, p_now,
+      v_on_stuck - 'max' || jsonb_build_object('attempts', v_attempts, 'outcome', v_healing.outcome))
+    on conflict do nothing;
+    failed := found;
+    return;
+  end if;
+  select a.* into strict outcome, v_version
+  from pawl_private.heal_act(p_finding, v_instance, v_on_stuck, v_task, v_attempts + 1, p_alone) a;
+  if outcome is null then
+    timed_out := true;
+    next_at := p_finding.heal_at;
+    return;
+  end if;
+  insert into pawl_private.healing as h (tenant_id, instance_id, attempts, version, tried_at, outcome)
+  values (p_finding.tenant_id, p_finding.instance_id, v_attempts + 1, v_version, p_now, outcome)
+  on conflict on constraint healing_pkey do update
+  set attempts = excluded.attempts, version = excluded.version, tried_at = excluded.tried_at, outcome = excluded.outcome;
+  timed_out := pawl_private.timed_out();
+  next_at := p_now + v_space;
+end
+$$;
+revoke execute on function pawl_private.heal_instance(pawl.finding,timestamp with time zone,boolean) from public;
+
+create function pawl_private.heal_paused(p_tenant text, p_workflow text, p_now timestamp with time zone, OUT paused boolean, OUT counted bigint, OUT opened boolean) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashagg = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_open bigint;
+  v_bound bigint;
+  v_pause uuid;
+begin
+  opened := false;
+  select coalesce(sum(c.instances), 0) into v_open
+  from pawl.instance_count c
+  where c.tenant_id = p_tenant and c.workflow = p_workflow and c.status = 'active';
+  select f.id into v_pause
+  from pawl.finding f
+  where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind = 'healing-paused';
+  v_bound := case when v_pause is null then greatest(20, v_open / 20 + 1) else greatest(10, (v_open + 39) / 40) end;
+  select count(*) into counted
+  from (
+    select
+    from pawl.finding f
+    where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead')
+    group by f.instance_id
+    limit v_bound
+  ) s;
+  paused := counted >= v_bound;
+  if paused and v_pause is null then
+    insert into pawl.finding (tenant_id, id, kind, workflow, opened_at, detail)
+    values (
+      p_tenant, pawl_private.uuid_v7(p_now), 'healing-paused', p_workflow, p_now,
+      jsonb_build_object('open', v_open, 'stuck_at_least', counted, 'resumes_below', greatest(10, (v_open + 39) / 40)));
+    opened := true;
+  elsif not paused and v_pause is not null then
+    update pawl.finding f set closed_at = greatest(f.opened_at, p_now) where f.tenant_id = p_tenant and f.id = v_pause;
+  end if;
+end
+$$;
+revoke execute on function pawl_private.heal_paused(text,text,timestamp with time zone) from public;
+
+create function pawl_private.heal_workflow(p_tenant text, p_workflow text, p_limit integer, p_now timestamp with time zone, p_alone boolean, OUT looked bigint, OUT attempts bigint, OUT applied bigint, OUT opened bigint, OUT more boolean) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_finding pawl.finding;
+  v_paused record;
+  v_healed record;
+  v_seen integer := 0;
+begin
+  looked := 5; attempts := 0; applied := 0; opened := 0; more := false;
+  if not exists (
+    select from pawl.workflow_state s where s.workflow = p_workflow and s.on_stuck is not null
+    union all
+    select from pawl.finding f
+    where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind = 'healing-paused'
+  ) then
+    return;
+  end if;
+  select * into v_paused from pawl_private.heal_paused(p_tenant, p_workflow, p_now);
+  looked := looked + v_paused.counted / 10;
+  opened := v_paused.opened::integer;
+  if v_paused.paused then
+    return;
+  end if;
+  for v_finding in
+    select f.*
+    from pawl.finding f
+    where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead')
+      and f.heal_at is not null and f.heal_at <= p_now
+    order by f.heal_at
+    limit p_limit
+  loop
+    v_seen := v_seen + 1;
+    select * into v_healed from pawl_private.heal_instance(v_finding, p_now, p_alone and attempts = 0);
+    opened := opened + v_healed.failed::integer;
+    attempts := attempts + (v_healed.outcome is not null)::integer;
+    applied := applied + (v_healed.outcome is not distinct from 'applied')::integer;
+    update pawl.finding f
+    set heal_at = v_healed.next_at
+    where f.ctid = any (array(
+        select o.ctid from pawl.finding o where o.tenant_id = v_finding.tenant_id and o.id = v_finding.id for no key update skip locked))
+      and f.heal_at is distinct from v_healed.next_at;
+    if v_healed.timed_out then
+      more := true;
+      exit;
+    end if;
+  end loop;
+  more := more or v_seen >= p_limit;
+  looked := looked + v_seen;
+end
+$$;
+revoke execute on function pawl_private.heal_workflow(text,text,integer,timestamp with time zone,boolean) from public;
+
+create function pawl_private.healing_fault(p_state jsonb, p_around jsonb[]) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when jsonb_typeof(h.value) <> 'object' then 'must be an object'
+    when h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
+      or (h.value ? 'event')::integer + (h.value ? 'reconcile')::integer + (h.value ? 'retry')::integer <> 1
+      then 'must have one of event, reconcile and retry, and nothing else but max'
+    when jsonb_typeof(h.value -> h.act) <> 'string' then h.act || ' must be a name'
+    when h.value ? 'max' and (jsonb_typeof(h.value -> 'max') <> 'number' or h.value ->> 'max' !~ '^([1-9][0-9]?|100)$')
+      then 'max must be a whole number from 1 to 100'
+    when h.act <> 'event' and not coalesce(p_state -> 'invoke', '{}') ? h.name then format('%s names no task of the state', h.act)
+    when h.act = 'reconcile' and not p_state -> 'invoke' -> h.name ? 'reconcile' then format('the task %s has no reconcile', h.name)
+    when h.act = 'event' and (h.name ~ '[:*]' or not exists (
+      select
+      from unnest(p_around) a
+      cross join lateral jsonb_object_keys(coalesce(a -> 'on', '{}')) k
+      where k = h.name or k like '%*' and starts_with(h.name, left(k, -1))
+    )) then format('event must be one that the state accepts, and %s is not', h.name)
+    when h.act = 'event' and exists (select from unnest(p_around) a where a -> 'protected' = 'true')
+      then 'event is never fired in a protected state'
+  end
+  from (
+    select
+      o.value, o.act, o.value ->> o.act as name
+    from (
+      select
+        p_state -> 'on_stuck' as value,
+        case when p_state -> 'on_stuck' ? 'event' then 'event' when p_state -> 'on_stuck' ? 'reconcile' then 'reconcile' else 'retry' end as act
+    ) o
+  ) h
+$$;
+revoke execute on function pawl_private.healing_fault(jsonb,jsonb[]) from public;
 
 create function pawl_private.holds(p_document jsonb, p_guard jsonb) returns boolean
 language plpgsql stable parallel safe
@@ -13104,6 +13465,52 @@ end
 $$;
 revoke execute on function pawl_private.remembered_deadline(timestamp with time zone,interval[],text[],jsonb,timestamp with time zone) from public;
 
+create function pawl_private.reopen_task(p_task pawl.task, p_instance pawl.instance, p_how text, p_reason text, p_caller jsonb) returns boolean
+language plpgsql volatile
+as $$
+declare
+  v_spec pawl.workflow_task;
+  v_stays text;
+  v_now timestamptz := pawl.now();
+  v_waits boolean := p_how = 'reconcile' and p_task.status = 'reconciling' and p_task.due_at is not null;
+begin
+  if p_instance.id is null or p_instance.status <> 'active' then
+    perform pawl_private.raise_condition('instance-final', 'the instance is final, so that its tasks are not tried again');
+  elsif p_task.ended_at is null and not v_waits then
+    perform pawl_private.raise_condition('task-open', null);
+  elsif p_task.status = 'cancelled' or p_task.status = 'done' and p_task.left_at is null and (p_how = 'retry' or p_task.problem is null) then
+    perform pawl_private.raise_condition('task-ended', format('the task was %s', p_task.status));
+  elsif p_task.compensates is not null then
+    perform pawl_private.raise_condition('task-ended', 'a compensation is tried again by its name: see compensations of the instance');
+  elsif p_how = 'reconcile' and p_task.sent_at is null then
+    perform pawl_private.raise_condition('task-ended', 'nothing was sent, so that there is nothing to ask');
+  end if;
+  v_stays := pawl_private.task_stays(p_task, p_instance);
+  if v_waits then
+    update pawl.task t set due_at = v_now where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
+  else
+    v_spec := pawl_private.task_spec(p_task);
+    update pawl.task t
+    set
+      status = case p_how when 'retry' then 'pending' else 'reconciling' end,
+      connection = case p_how when 'retry' then v_spec.connection else v_spec.spec -> 'reconcile' ->> 'connection' end,
+      ended_at = null, problem = null, tries = case p_how when 'retry' then 0 else t.tries end, checks = 0,
+      sent_at = case p_how when 'retry' then null else t.sent_at end,
+      key_number = t.key_number + case when p_how = 'retry' and t.connection is not null and (t.status = 'error' or exists (
+        select from pawl.compensation c where c.tenant_id = t.tenant_id and c.task_id = t.id and c.status = 'undone')) then 1 else 0 end,
+      left_at = case when v_stays = 'own' then null else coalesce(t.left_at, v_now) end, reopened = true, due_at = v_now,
+      look_at = v_now + v_spec.deadline, deadline_at = v_now + v_spec.deadline
+    where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
+  end if;
+  perform pawl_private.task_notify(p_task.tenant_id, p_task.topic);
+  perform pawl_private.audit(
+    p_tenant => p_task.tenant_id, p_caller => p_caller, p_action => 'task.' || p_how, p_target => p_task.id::text, p_reason => p_reason,
+    p_before => pawl_private.task_digest(p_task));
+  return v_stays <> 'elsewhere';
+end
+$$;
+revoke execute on function pawl_private.reopen_task(pawl.task,pawl.instance,text,text,jsonb) from public;
+
 create function pawl_private.replay(p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_tenants text[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
 language plpgsql volatile
 as $$
@@ -14149,7 +14556,7 @@ begin
   )
   insert into pawl.workflow_state (
     workflow, workflow_version, state, status, lineage, events, patterns, timeouts, timeout_events, timers, eventless, done,
-    remembered, invariants, protected, stuck_after, tasks, undoing, ttl_slides, require_if_match)
+    remembered, invariants, protected, stuck_after, on_stuck, tasks, undoing, ttl_slides, require_if_match)
   select
     p_name, p_version, s.path,
     case when s.final and cardinality(s.lineage) = 1 then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
@@ -14166,6 +14573,7 @@ begin
     ),
     exists (select from node n where n.path = any (s.lineage) and n.value -> 'protected' = 'true'),
     pawl_private.exact_duration(s.value ->> 'stuck_after', s.at || '/stuck_after'),
+    case when s.value ? 'on_stuck' then '{"max": 3}' || (s.value -> 'on_stuck') end,
     s.value ?| array['invoke', 'compensate'],
     s.value #>> '{compensate,on_failure}',
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),

@@ -10,11 +10,15 @@ import (
 
 // findingOf converts a finding to the form of the contract.
 func findingOf(f finding.Finding) api.Finding {
-	return api.Finding{
-		ID: f.ID.String(), Kind: api.FindingKind(f.Kind), InstanceID: f.InstanceID.String(), Workflow: f.Workflow, State: f.State,
-		Version: f.Version, Since: api.Timestamp(f.Since), OpenedAt: api.Timestamp(f.OpenedAt),
-		ClosedAt: (*api.Timestamp)(f.ClosedAt), Detail: f.Detail,
+	out := api.Finding{
+		ID: f.ID.String(), Kind: api.FindingKind(f.Kind), Workflow: f.Workflow, State: f.State, Version: f.Version,
+		Since: (*api.Timestamp)(f.Since), OpenedAt: api.Timestamp(f.OpenedAt), ClosedAt: (*api.Timestamp)(f.ClosedAt), Detail: f.Detail,
 	}
+	if f.InstanceID != nil {
+		id := f.InstanceID.String()
+		out.InstanceID = &id
+	}
+	return out
 }
 
 func listedFinding(i item[finding.Finding]) api.Finding {

@@ -60,6 +60,12 @@ func TestFindings(t *testing.T) {
 	for _, query := range []string{"kind=odd", "open=perhaps", "instance_id=odd", "workflow=", "limit=-1", "odd=1"} {
 		a.get("/v1/findings?"+query).want(http.StatusBadRequest, "malformed-request")
 	}
+	bounded.Exec(t, a.pool, `
+		insert into pawl.finding (tenant_id, id, kind, workflow, opened_at, detail)
+		values ('default', pawl_private.uuid_v7(clock_timestamp()), 'healing-paused', 'paused', pawl.now(), '{"open": 100}')`)
+	a.get("/v1/findings?kind=healing-paused").wantAt("items.0.kind", "healing-paused", "items.0.workflow", "paused", "items.0.detail.open", "100",
+		"items.0.instance_id", missing, "items.0.state", missing, "items.0.version", missing, "items.0.since", missing)
+	a.get("/v1/findings?kind=heal-failed").want(http.StatusOK)
 	service := fsmtest.On(t, a.pool, fsm.Config{})
 	counts, err := finding.New(service.Service).Counts(t.Context())
 	if err != nil || counts[finding.Slow] != 2 || counts[finding.Orphaned] != 1 || counts[finding.TaskDead] != 0 || len(counts) != len(finding.Kinds) {

@@ -271,7 +271,7 @@ func TestWatcher(t *testing.T) {
 	bounded.Exec(t, pool, "select pawl.fire_one(id, 'lose') from unnest($1::uuid[]) id", ids)
 	folded(t, pool)
 	for range 2 {
-		bounded.Run(t, "the watcher", worker.NewWatcher(pool, worker.BatchConfig{Interval: time.Millisecond}).Run)
+		bounded.Run(t, "the watcher", worker.NewWatcher(pool, worker.WatcherConfig{BatchConfig: worker.BatchConfig{Interval: time.Millisecond}}).Run)
 	}
 	dbtest.Advance(t, pool, 10*time.Second)
 	bounded.UntilSQL(t, pool, "select count(*) = 3 from pawl.finding")

@@ -10,7 +10,7 @@ import (
 // findingsCommand is `pawl findings`.
 type findingsCommand struct {
 	clientFlags
-	Kind     string `enum:",orphaned,slow,task-late,task-dead,delivery-dead" default:"" help:"Only findings of this kind: orphaned, slow, task-late, task-dead or delivery-dead."`
+	Kind     string `enum:",orphaned,slow,task-late,task-dead,delivery-dead,heal-failed,healing-paused" default:"" help:"Only findings of this kind: orphaned, slow, task-late, task-dead, delivery-dead, heal-failed or healing-paused."`
 	Workflow string `help:"Only findings of this workflow."`
 	State    string `help:"Only findings of instances that were in this state."`
 	Instance string `help:"Only findings of this instance."`
@@ -23,9 +23,9 @@ type findingAnswer struct {
 	raw        json.RawMessage
 	ID         string         `json:"id"`
 	Kind       string         `json:"kind"`
-	InstanceID string         `json:"instance_id"`
+	InstanceID *string        `json:"instance_id"`
 	Workflow   string         `json:"workflow"`
-	State      string         `json:"state"`
+	State      *string        `json:"state"`
 	OpenedAt   string         `json:"opened_at"`
 	ClosedAt   *string        `json:"closed_at"`
 	Detail     map[string]any `json:"detail"`
@@ -73,7 +73,7 @@ func (f *findingsCommand) Run(c *console) error {
 	table := c.table(2)
 	table.row("KIND\tINSTANCE\tWORKFLOW\tSTATE\tOPENED\tCLOSED\tDETAIL")
 	for _, item := range items {
-		table.row("%s\t%s\t%s\t%s\t%s\t%s\t%s", item.Kind, item.InstanceID, item.Workflow, item.State, item.OpenedAt, orDash(item.ClosedAt), item.detail())
+		table.row("%s\t%s\t%s\t%s\t%s\t%s\t%s", item.Kind, orDash(item.InstanceID), item.Workflow, orDash(item.State), item.OpenedAt, orDash(item.ClosedAt), item.detail())
 	}
 	return table.Flush()
 }

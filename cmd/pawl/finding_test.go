@@ -28,8 +28,14 @@ func TestFindingsOnTheCommandLine(t *testing.T) {
 	if out := mustPawl(t, env, "findings", "--kind", "slow", "--json"); strings.TrimSpace(out) != "[]" {
 		t.Errorf("slow findings: %s", out)
 	}
+	// One that is about no instance.
+	bounded.Exec(t, pool, `insert into pawl.finding (tenant_id, id, kind, workflow, opened_at, closed_at, detail)
+		values ('default', gen_random_uuid(), 'healing-paused', 'lost', pawl.now(), pawl.now(), '{"open": 100}')`)
+	if out := mustPawl(t, env, "findings", "--kind", "healing-paused", "--all"); !strings.Contains(out, "healing-paused  -") || !strings.Contains(out, "open=100") {
+		t.Errorf("healing-paused:\n%s", out)
+	}
 	bounded.Exec(t, pool, "select pawl.override($1, 'test', '*', p_to => 'DONE')", id)
-	bounded.UntilSQL(t, pool, "select closed_at is not null from pawl.finding")
+	bounded.UntilSQL(t, pool, "select bool_and(closed_at is not null) from pawl.finding")
 	if out := mustPawl(t, env, "findings", "--all", "--json"); !strings.Contains(out, `"closed_at": "`) {
 		t.Errorf("all findings: %s", out)
 	}

@@ -257,7 +257,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		group.Go(func() error { return sequencer.Run(working) })
 		folder := insight.NewFolder(outboxPool, insight.FolderConfig{Logger: c.log})
 		group.Go(func() error { return folder.Run(working) })
-		watcher := worker.NewWatcher(outboxPool, worker.BatchConfig{Logger: c.log})
+		watcher := worker.NewWatcher(outboxPool, worker.WatcherConfig{BatchConfig: worker.BatchConfig{Logger: c.log}, Healed: notifier.MovedAny})
 		group.Go(func() error { return watcher.Run(working) })
 		s.deliver(working, c, outboxPool, service, hub, group)
 		if s.Invoke {

@@ -2124,6 +2124,7 @@ create table pawl.workflow_state (
   invariants jsonb,
   protected boolean not null,
   stuck_after interval,
+  on_stuck pawl.object,
   strands boolean not null default false,
   ttl_slides boolean not null,
   require_if_match boolean not null,
@@ -2144,6 +2145,7 @@ create table pawl.workflow_state (
   constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
   constraint workflow_state_timeouts_are_at_most_ten_years check (interval '3650 days' >= all (timeouts)),
   constraint workflow_state_stuck_after_is_positive check (stuck_after > interval '0' and stuck_after <= interval '3650 days'),
+  constraint workflow_state_final_is_not_healed check (status = 'active' or on_stuck is null),
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
@@ -2152,6 +2154,9 @@ create table pawl.workflow_state (
 -- Its condition always holds, and those queries repeat it; no other condition implies it. Without it, while the table
 -- is small or not analysed, the planner would take this index for look-ups by the primary key.
 create index workflow_state_state_idx on pawl.workflow_state (state, status, workflow) where length(workflow) > 0;
+
+-- Whether a workflow heals.
+create index workflow_state_on_stuck_idx on pawl.workflow_state (workflow) where on_stuck is not null;
 
 comment on column pawl.workflow_state.lineage is 'the paths of the states around it, from the outside in, then its own';
 comment on column pawl.workflow_state.events is 'the events and patterns of events that it accepts, sorted';
@@ -2167,6 +2172,8 @@ comment on column pawl.workflow_state.invariants is 'an array of {text, guard}: 
 comment on column pawl.workflow_state.protected is 'whether overrides, cancels and instance migrations neither leave nor enter it';
 comment on column pawl.workflow_state.stuck_after is
   'how long an instance may be in it; the latest version that has the state counts for all versions; null for none';
+comment on column pawl.workflow_state.on_stuck is
+  'what is done about an instance that is stuck in it: {event | reconcile | retry: NAME, max}; null for nothing';
 comment on column pawl.workflow_state.strands is
   'whether only a task, or the undoing of steps, leaves it: it has no events, no timers and no lifetime';
 comment on column pawl.workflow_state.reads_actor is 'whether a guard or a value of the workflow reads $.actor';
@@ -2894,6 +2901,44 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- healing_fault says what is wrong with what a state does about stuck instances, or null.
+-- p_state: the state; p_around: it and the states around it
+-- +goose StatementBegin
+create function pawl_private.healing_fault(p_state jsonb, p_around jsonb[]) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when jsonb_typeof(h.value) <> 'object' then 'must be an object'
+    when h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
+      or (h.value ? 'event')::integer + (h.value ? 'reconcile')::integer + (h.value ? 'retry')::integer <> 1
+      then 'must have one of event, reconcile and retry, and nothing else but max'
+    when jsonb_typeof(h.value -> h.act) <> 'string' then h.act || ' must be a name'
+    when h.value ? 'max' and (jsonb_typeof(h.value -> 'max') <> 'number' or h.value ->> 'max' !~ '^([1-9][0-9]?|100)$')
+      then 'max must be a whole number from 1 to 100'
+    when h.act <> 'event' and not coalesce(p_state -> 'invoke', '{}') ? h.name then format('%s names no task of the state', h.act)
+    when h.act = 'reconcile' and not p_state -> 'invoke' -> h.name ? 'reconcile' then format('the task %s has no reconcile', h.name)
+    when h.act = 'event' and (h.name ~ '[:*]' or not exists (
+      select
+      from unnest(p_around) a
+      cross join lateral jsonb_object_keys(coalesce(a -> 'on', '{}')) k
+      where k = h.name or k like '%*' and starts_with(h.name, left(k, -1))
+    )) then format('event must be one that the state accepts, and %s is not', h.name)
+    when h.act = 'event' and exists (select from unnest(p_around) a where a -> 'protected' = 'true')
+      then 'event is never fired in a protected state'
+  end
+  from (
+    select
+      o.value, o.act, o.value ->> o.act as name
+    from (
+      select
+        p_state -> 'on_stuck' as value,
+        case when p_state -> 'on_stuck' ? 'event' then 'event' when p_state -> 'on_stuck' ? 'reconcile' then 'reconcile' else 'retry' end as act
+    ) o
+  ) h
+$$;
+-- +goose StatementEnd
+
 -- definition_fault says why a definition is not in canonical form, or why the engine could not
 -- run it. Guards, assigns, durations and names are checked later, by the casts and constraints
 -- of the tables that they are stored in.
@@ -2950,6 +2995,11 @@ as $$
               when jsonb_typeof(n.value -> 'protected') <> 'boolean' then format('protected of %s must be true or false', n.path)
               when n.value ? 'stuck_after' and (not n.atomic or n.value ->> 'type' = 'final')
                 then format('%s must have no states within and not be final to have stuck_after', n.path)
+              when n.value ? 'on_stuck' and (not n.atomic or n.value ->> 'type' = 'final')
+                then format('%s must have no states within and not be final to have on_stuck', n.path)
+              when n.value ? 'on_stuck' then
+                'on_stuck of ' || n.path || ': '
+                  || pawl_private.healing_fault(n.value, array(select a.value from node a where a.path = any (n.lineage)))
             end as fault
             from node n
             order by fault nulls last
@@ -3200,7 +3250,7 @@ begin
   )
   insert into pawl.workflow_state (
     workflow, workflow_version, state, status, lineage, events, patterns, timeouts, timeout_events, timers, eventless, done,
-    remembered, invariants, protected, stuck_after, tasks, undoing, ttl_slides, require_if_match)
+    remembered, invariants, protected, stuck_after, on_stuck, tasks, undoing, ttl_slides, require_if_match)
   select
     p_name, p_version, s.path,
     case when s.final and cardinality(s.lineage) = 1 then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
@@ -3217,6 +3267,7 @@ begin
     ),
     exists (select from node n where n.path = any (s.lineage) and n.value -> 'protected' = 'true'),
     pawl_private.exact_duration(s.value ->> 'stuck_after', s.at || '/stuck_after'),
+    case when s.value ? 'on_stuck' then '{"max": 3}' || (s.value -> 'on_stuck') end,
     s.value ?| array['invoke', 'compensate'],
     s.value #>> '{compensate,on_failure}',
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
@@ -11794,10 +11845,10 @@ insert into pawl_private.readable (privilege, relation, columns) values
 
 -- 54_finding/tables.sql
 
--- Module finding: what is wrong with instances. The rows are written by modules insight and watch.
+-- Module finding: what is wrong with instances. The rows are written by modules insight, watch and heal.
 --
 -- A *finding* says that an instance is stuck, or that a task or a delivery of it came to a bad end. It is opened by a look
--- (module watch), and closed by what ends it:
+-- (module watch) or by the healer (module heal), and closed by what ends it:
 --
 --   orphaned        nothing will ever move the instance                        the next step
 --   slow            it has been in its state for too long                      the next step; a longer stuck_after
@@ -11805,6 +11856,10 @@ insert into pawl_private.readable (privilege, relation, columns) values
 --   task-late       a task was done, or may have been, after its state was     the next step; an operator's act on the task
 --                   left, and no step says so
 --   delivery-dead   a delivery is a dead letter                                its replay or its purge
+--   heal-failed     the healer has made its attempts, and the instance is      the next step
+--                   still stuck
+--   healing-paused  so many instances of a workflow are stuck that none        few are stuck
+--                   is healed: it names no instance
 --
 -- A purge of the instance closes all of its findings. An instance has one open finding of a kind for each visit of a state.
 -- A closed finding is kept for 30 days.
@@ -11815,17 +11870,22 @@ create table pawl.finding (
   tenant_id pawl.tenant_id not null,
   id uuid not null,
   kind text not null,
-  instance_id uuid not null,
+  instance_id uuid,
   workflow text collate "C" not null,
-  state text collate "C" not null,
-  visit_version pawl.version not null,
-  since timestamptz not null,
+  state text collate "C",
+  visit_version bigint,
+  since timestamptz,
   cause_id uuid,
   opened_at timestamptz not null,
   closed_at timestamptz,
   detail pawl.object not null,
+  heal_at timestamptz default 'epoch',
   constraint finding_pkey primary key (tenant_id, id),
-  constraint finding_kind_is_known check (kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead')),
+  constraint finding_kind_is_known check (
+    kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
+  constraint finding_names_an_instance_unless_healing_is_paused check (
+    num_nulls(instance_id, state, visit_version, since) = case kind when 'healing-paused' then 4 else 0 end),
+  constraint finding_visit_version_is_positive check (visit_version >= 1),
   constraint finding_of_a_task_or_a_delivery_names_it check ((kind in ('task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
   constraint finding_closes_after_it_opens check (closed_at >= opened_at)
 )
@@ -11836,10 +11896,19 @@ comment on column pawl.finding.visit_version is
   'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
 comment on column pawl.finding.since is 'since when the instance was in the state';
 comment on column pawl.finding.cause_id is 'the task or the delivery';
+comment on column pawl.finding.heal_at is
+  'of what says that the instance is stuck: when the healer looks at it; null if it is not the healer''s';
 comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
 
 create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, kind, visit_version)
   where closed_at is null;
+create unique index finding_paused_key on pawl.finding (tenant_id, workflow) where closed_at is null and kind = 'healing-paused';
+-- What the healer looks at, in the order in which it does.
+create index finding_heal_idx on pawl.finding (tenant_id, workflow, heal_at)
+  where closed_at is null and heal_at is not null and kind in ('orphaned', 'slow', 'task-dead');
+-- The instances of a workflow that are stuck, to count them.
+create index finding_stuck_idx on pawl.finding (tenant_id, workflow, instance_id)
+  where closed_at is null and kind in ('orphaned', 'slow', 'task-dead');
 -- Lists, newest first.
 create index finding_open_idx on pawl.finding (tenant_id, id) where closed_at is null;
 create index finding_kind_idx on pawl.finding (tenant_id, kind, id);
@@ -11884,6 +11953,24 @@ comment on column pawl_private.stuck_place.measured_at is 'when the threshold wa
 comment on column pawl_private.stuck_place.next_at is 'when the next look is due; infinity while nobody is there';
 
 create index stuck_place_next_at_idx on pawl_private.stuck_place (next_at);
+
+-- healing is what the healer has tried on an instance since the last step that was not its own. See module heal. The row stays
+-- until the instance is purged.
+create table pawl_private.healing (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  attempts integer not null,
+  version pawl.version not null,
+  tried_at timestamptz not null,
+  outcome text not null,
+  constraint healing_pkey primary key (tenant_id, instance_id),
+  constraint healing_attempts_are_counted check (attempts >= 1)
+)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl_private.healing.version is
+  'the instance''s after the last attempt: a visit that began later was begun by a step that was not the healer''s';
+comment on column pawl_private.healing.outcome is 'of the last attempt: applied, or why it was refused';
 
 -- 54_finding/grants.sql
 
@@ -12150,7 +12237,7 @@ $$;
 
 -- forget_residence takes instances that are purged out of what the module knows of them.
 -- Locks:  residence, finding
--- Writes: residence, instance_count, attribute, finding
+-- Writes: residence, instance_count, attribute, finding, healing
 -- +goose StatementBegin
 create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
 language plpgsql volatile
@@ -12183,6 +12270,7 @@ begin
   set closed_at = greatest(f.opened_at, pawl.now())
   from unnest(p_ids) as p (id)
   where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
+  delete from pawl_private.healing h using unnest(p_ids) as p (id) where h.tenant_id = p_tenant and h.instance_id = p.id;
   -- In a statement of its own: it sees what was indexed while the one above waited for a row of residence.
   delete from pawl.attribute a using unnest(p_ids) as p (id) where a.tenant_id = p_tenant and a.instance_id = p.id;
 end
@@ -14018,7 +14106,7 @@ $$;
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
 --          are not locked)
 -- Writes:  instance, idempotency_key, history, timer, task, task_attempt, compensation, callback,
---          purged_instance, residence, instance_count, finding
+--          purged_instance, residence, instance_count, finding, healing
 -- +goose StatementBegin
 create function pawl_private.purge(p_tenant text, p_ids uuid[], p_before timestamptz, p_early boolean) returns uuid[]
 language plpgsql volatile
@@ -17141,6 +17229,61 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- reopen_task has a task that has ended go on, with its whole deadline. The caller holds the locks of its instance and of
+-- the task.
+-- p_how:   retry: it is tried again, from the beginning; reconcile: what became of its last attempt is asked. A task for
+--          which that is asked already is asked at once
+-- Returns: whether the outcome will move the instance
+-- Raises:  PW409 instance-final; PW40D task-ended, task-open
+-- Writes:  task, audit
+-- +goose StatementBegin
+create function pawl_private.reopen_task(p_task pawl.task, p_instance pawl.instance, p_how text, p_reason text, p_caller jsonb)
+returns boolean
+language plpgsql volatile
+as $$
+declare
+  v_spec pawl.workflow_task;
+  v_stays text;
+  v_now timestamptz := pawl.now();
+  v_waits boolean := p_how = 'reconcile' and p_task.status = 'reconciling' and p_task.due_at is not null;
+begin
+  if p_instance.id is null or p_instance.status <> 'active' then
+    perform pawl_private.raise_condition('instance-final', 'the instance is final, so that its tasks are not tried again');
+  elsif p_task.ended_at is null and not v_waits then
+    perform pawl_private.raise_condition('task-open', null);
+  elsif p_task.status = 'cancelled' or p_task.status = 'done' and p_task.left_at is null and (p_how = 'retry' or p_task.problem is null) then
+    perform pawl_private.raise_condition('task-ended', format('the task was %s', p_task.status));
+  elsif p_task.compensates is not null then
+    perform pawl_private.raise_condition('task-ended', 'a compensation is tried again by its name: see compensations of the instance');
+  elsif p_how = 'reconcile' and p_task.sent_at is null then
+    perform pawl_private.raise_condition('task-ended', 'nothing was sent, so that there is nothing to ask');
+  end if;
+  v_stays := pawl_private.task_stays(p_task, p_instance);
+  if v_waits then
+    update pawl.task t set due_at = v_now where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
+  else
+    v_spec := pawl_private.task_spec(p_task);
+    update pawl.task t
+    set
+      status = case p_how when 'retry' then 'pending' else 'reconciling' end,
+      connection = case p_how when 'retry' then v_spec.connection else v_spec.spec -> 'reconcile' ->> 'connection' end,
+      ended_at = null, problem = null, tries = case p_how when 'retry' then 0 else t.tries end, checks = 0,
+      sent_at = case p_how when 'retry' then null else t.sent_at end,
+      key_number = t.key_number + case when p_how = 'retry' and t.connection is not null and (t.status = 'error' or exists (
+        select from pawl.compensation c where c.tenant_id = t.tenant_id and c.task_id = t.id and c.status = 'undone')) then 1 else 0 end,
+      left_at = case when v_stays = 'own' then null else coalesce(t.left_at, v_now) end, reopened = true, due_at = v_now,
+      look_at = v_now + v_spec.deadline, deadline_at = v_now + v_spec.deadline
+    where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
+  end if;
+  perform pawl_private.task_notify(p_task.tenant_id, p_task.topic);
+  perform pawl_private.audit(
+    p_tenant => p_task.tenant_id, p_caller => p_caller, p_action => 'task.' || p_how, p_target => p_task.id::text, p_reason => p_reason,
+    p_before => pawl_private.task_digest(p_task));
+  return v_stays <> 'elsewhere';
+end
+$$;
+-- +goose StatementEnd
+
 -- 80_task/private_settle.sql
 
 -- keep_task writes a task as task_decide has returned it.
@@ -18095,39 +18238,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_locked record;
-  v_task pawl.task;
-  v_spec pawl.workflow_task;
-  v_stays text;
-  v_now timestamptz;
 begin
   p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
   select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
-  v_task := v_locked.task;
-  v_now := pawl.now();
-  if (v_locked.instance).id is null or (v_locked.instance).status <> 'active' then
-    perform pawl_private.raise_condition('instance-final', 'the instance is final, so that its tasks are not tried again');
-  elsif v_task.ended_at is null then
-    perform pawl_private.raise_condition('task-open', null);
-  elsif v_task.status = 'cancelled' or v_task.status = 'done' and v_task.left_at is null then
-    perform pawl_private.raise_condition('task-ended', format('the task was %s', v_task.status));
-  elsif v_task.compensates is not null then
-    perform pawl_private.raise_condition('task-ended', 'a compensation is tried again by its name: see compensations of the instance');
-  end if;
-  v_stays := pawl_private.task_stays(v_task, v_locked.instance);
-  v_spec := pawl_private.task_spec(v_task);
-  update pawl.task t
-  set
-    status = 'pending', connection = v_spec.connection, ended_at = null, problem = null, tries = 0, checks = 0, sent_at = null,
-    key_number = t.key_number + case when t.connection is not null and (t.status = 'error' or exists (
-      select from pawl.compensation c where c.tenant_id = t.tenant_id and c.task_id = t.id and c.status = 'undone')) then 1 else 0 end,
-    left_at = case when v_stays = 'own' then null else coalesce(t.left_at, v_now) end, reopened = true, due_at = v_now,
-    look_at = v_now + v_spec.deadline, deadline_at = v_now + v_spec.deadline
-  where t.tenant_id = p_tenant and t.id = p_id;
-  perform pawl_private.task_notify(p_tenant, v_task.topic);
-  perform pawl_private.audit(
-    p_tenant => p_tenant, p_caller => p_caller, p_action => 'task.retry',
-    p_target => p_id::text, p_reason => p_reason, p_before => pawl_private.task_digest(v_task));
-  return v_stays <> 'elsewhere';
+  return pawl_private.reopen_task(v_locked.task, v_locked.instance, 'retry', p_reason, p_caller);
 end
 $$;
 -- +goose StatementEnd
@@ -18448,7 +18562,7 @@ insert into pawl_private.readable (privilege, relation, columns) values
 --
 -- Lock order: watch, consumer, stuck_place, residence, finding. No lock of the engine is held or waited for.
 
--- watch has one row: whose turn it is, and behind what the next look goes on.
+-- watch has one row: whose turn it is, and behind what the next look and the healer go on.
 create table pawl_private.watch (
   looked_at timestamptz not null default '-infinity',
   task_tenant text collate "C" not null default '',
@@ -18456,10 +18570,17 @@ create table pawl_private.watch (
   delivery_tenant text collate "C" not null default '',
   delivery_id uuid not null default '00000000-0000-0000-0000-000000000000',
   cause_tenant text collate "C" not null default '',
-  cause_id uuid not null default '00000000-0000-0000-0000-000000000000'
+  cause_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  healed_at timestamptz not null default '-infinity',
+  heal_tenant text collate "C" not null default '',
+  heal_workflow text collate "C" not null default '',
+  heal_cut boolean not null default false
 )
 -- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+comment on column pawl_private.watch.heal_workflow is 'with heal_tenant: behind which the healer goes on; empty: with the first one';
+comment on column pawl_private.watch.heal_cut is 'whether this round of the healer has left something that is due';
 
 create unique index watch_has_one_row_idx on pawl_private.watch ((true));
 
@@ -19004,6 +19125,408 @@ $$;
 
 insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.finding_look');
+
+-- 86_heal/tables.sql
+
+-- Module heal: what is done about instances that are stuck. It has no tables of its own: pawl.finding says what is stuck and
+-- when the healer looks at it (heal_at), pawl_private.healing what it has tried.
+--
+-- The healer looks at the open findings orphaned, slow and task-dead of workflows that heal: in some version of them a state
+-- has on_stuck. The instance's own version decides what is done:
+--
+--   event      is fired, as the actor healer. It is an ordinary step: guards, invariants and limits count
+--   retry      the task is tried again, as an operator has it tried again; see pawl_private.reopen_task
+--   reconcile  what became of the task's call is asked, likewise
+--
+-- An attempt is made under the instance's lock, and written down in the same transaction. So it is made once, whoever
+-- crashes. A refusal is an attempt, too. For a task that is under way the healer waits, and that is no attempt. The time
+-- between two attempts is at least that after which the instance is slow, or a minute if it never is.
+--
+-- Attempts are counted since the last step that was not the healer's. An internal step does not count as one: it does
+-- not end a visit. So a visit that began after the version that the last attempt left begins anew. After max attempts,
+-- and that time once more, there is a finding heal-failed, and nothing more is done in this visit.
+--
+-- Healing has a budget, for each tenant and workflow: if more than a twentieth of its open instances are stuck, and at least
+-- 20, nothing is healed, since the fault is not with the instances. The finding healing-paused says so, and is the
+-- state of the pause, too. It ends when fewer than a fortieth are stuck, or fewer than 10.
+--
+-- One process heals at a time: its transaction holds the row of watch, so that no look is under way. It heals only after
+-- a look that was complete, so that it knows what is stuck. A call goes on with the workflow behind the one that the last call
+-- ended with.
+--
+-- Lock order: watch, instance (those that are not locked), then what a step locks, finding (those that are not locked). For
+-- an instance or a finding that another transaction holds it does not wait, so that it can hold the locks of others.
+
+-- 86_heal/private.sql
+
+-- heal_act does what a state does about an instance that is stuck. What raises is undone, and counts as refused. The caller
+-- holds the instance's lock.
+-- p_on_stuck: as in pawl.workflow_state. p_task: the task to retry or to reconcile; null for an event
+-- Returns: outcome: applied, or the problem that it was refused with; null if the statement timeout came, and others may have
+--          used up its time. version: the instance's after it
+-- Raises:  what another try may cure: a deadlock, a lock that was not to be had, the end of the session
+-- Writes:  what fire and reopen_task write
+-- +goose StatementBegin
+create function pawl_private.heal_act(
+  p_finding pawl.finding, p_instance pawl.instance, p_on_stuck jsonb, p_task pawl.task, p_attempt integer, p_alone boolean,
+  out outcome text, out version bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_fired pawl.outcome;
+  v_state text;
+  v_reason text := format('%s, attempt %s of %s', p_finding.kind, p_attempt, p_on_stuck ->> 'max');
+begin
+  outcome := 'applied';
+  version := p_instance.version;
+  if p_on_stuck ? 'event' then
+    select f.* into strict v_fired
+    from pawl.fire(
+      p_tenants => array[p_instance.tenant_id::text], p_ids => array[p_instance.id], p_events => array[p_on_stuck ->> 'event'],
+      p_payloads => array['{}'::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{healer}',
+      p_reasons => array[v_reason], p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true,
+      p_history_keys => array['heal:' || p_finding.id]) f;
+    outcome := coalesce((select c.problem from pawl_private.condition c where c.outcome = v_fired.code), v_fired.code);
+    version := case v_fired.code when 'applied' then (v_fired.instance).version else p_instance.version end;
+  else
+    perform pawl_private.reopen_task(
+      p_task => p_task, p_instance => p_instance, p_how => case when p_on_stuck ? 'retry' then 'retry' else 'reconcile' end,
+      p_reason => v_reason, p_caller => '{"actor": "healer"}');
+  end if;
+exception
+when query_canceled then
+  if not pawl_private.timed_out() then
+    raise;
+  end if;
+  outcome := case when p_alone then 'guard-error' end;
+  version := p_instance.version;
+when others then
+  v_state := sqlstate;
+  if v_state ~ '^(08|25|40|53|55|57|58|XX)' then
+    raise;
+  end if;
+  version := p_instance.version;
+  outcome := case
+    when v_state ~ '^(22|54)' or v_state in ('42704', '0A000') then 'guard-error'
+    else coalesce((select c.problem from pawl_private.condition c where c.sqlstate = v_state limit 1), 'internal')
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- heal_instance looks at a finding that is due, and does what is to be done about its instance.
+-- p_alone: whether the statement has tried nothing before
+-- Returns: outcome: of the attempt; null if there was none. failed: a finding heal-failed was opened. next_at: when to look at
+--          the finding again; null for never. timed_out: the statement has no time left
+-- Raises:  what heal_act raises
+-- Locks:   instance (for no key update, unless it is locked), then what a step or reopen_task locks
+-- Writes:  healing, finding, what heal_act writes
+-- +goose StatementBegin
+create function pawl_private.heal_instance(
+  p_finding pawl.finding, p_now timestamptz, p_alone boolean,
+  out outcome text, out failed boolean, out next_at timestamptz, out timed_out boolean
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_instance pawl.instance;
+  v_on_stuck jsonb;
+  v_healing pawl_private.healing;
+  v_task pawl.task;
+  v_attempts integer := 0;
+  v_space interval;
+  v_version bigint;
+begin
+  failed := false;
+  timed_out := false;
+  select i.* into v_instance
+  from pawl.instance i
+  where i.tenant_id = p_finding.tenant_id and i.id = p_finding.instance_id
+  for no key update skip locked;
+  if not found or v_instance.status <> 'active' or v_instance.state <> p_finding.state or v_instance.state_changed_at <> p_finding.since then
+    -- It is busy, or has made a step: then the fold closes the finding.
+    next_at := p_now + interval '5 seconds';
+    return;
+  end if;
+  select s.on_stuck into v_on_stuck
+  from pawl.workflow_state s
+  where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
+  if v_on_stuck is null or v_on_stuck ? 'event' and p_finding.kind = 'task-dead' then
+    return;
+  end if;
+  v_space := coalesce((
+    select p.threshold
+    from pawl_private.stuck_place p
+    where p.tenant_id = p_finding.tenant_id and p.workflow = p_finding.workflow and p.state = p_finding.state), interval '1 minute');
+  select h.* into v_healing
+  from pawl_private.healing h
+  where h.tenant_id = p_finding.tenant_id and h.instance_id = p_finding.instance_id;
+  if v_healing.version >= p_finding.visit_version then
+    v_attempts := v_healing.attempts;
+    if p_now < v_healing.tried_at + v_space then
+      next_at := v_healing.tried_at + v_space;
+      return;
+    end if;
+  end if;
+  if not v_on_stuck ? 'event' then
+    select t.* into v_task
+    from pawl.task t
+    where t.tenant_id = p_finding.tenant_id and t.instance_id = p_finding.instance_id and t.state = p_finding.state
+      and t.name = coalesce(v_on_stuck ->> 'retry', v_on_stuck ->> 'reconcile') and t.compensates is null
+    order by t.entered_version desc
+    limit 1
+    for update; -- A claim may hold it, and waits for nothing that is held here.
+    if not found or v_task.status = 'cancelled' or v_task.result_version is not null or v_task.left_at is not null
+      or v_task.ended_at is null and not (v_on_stuck ? 'reconcile' and v_task.status = 'reconciling' and v_task.due_at is not null) then
+      -- It is under way.
+      next_at := p_now + v_space;
+      return;
+    end if;
+  end if;
+  if v_attempts >= (v_on_stuck ->> 'max')::integer then
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+    values (
+      p_finding.tenant_id, pawl_private.uuid_v7(p_now), 'heal-failed', p_finding.instance_id, p_finding.workflow, p_finding.state,
+      p_finding.visit_version, p_finding.since, p_now,
+      v_on_stuck - 'max' || jsonb_build_object('attempts', v_attempts, 'outcome', v_healing.outcome))
+    on conflict do nothing;
+    failed := found;
+    return;
+  end if;
+  select a.* into strict outcome, v_version
+  from pawl_private.heal_act(p_finding, v_instance, v_on_stuck, v_task, v_attempts + 1, p_alone) a;
+  if outcome is null then
+    timed_out := true;
+    next_at := p_finding.heal_at;
+    return;
+  end if;
+  insert into pawl_private.healing as h (tenant_id, instance_id, attempts, version, tried_at, outcome)
+  values (p_finding.tenant_id, p_finding.instance_id, v_attempts + 1, v_version, p_now, outcome)
+  on conflict on constraint healing_pkey do update
+  set attempts = excluded.attempts, version = excluded.version, tried_at = excluded.tried_at, outcome = excluded.outcome;
+  timed_out := pawl_private.timed_out();
+  next_at := p_now + v_space;
+end
+$$;
+-- +goose StatementEnd
+
+-- heal_paused says whether the healing of a workflow rests, since too many of its instances are stuck. It opens and closes the
+-- finding that says so.
+-- Returns: paused; counted: how many stuck instances were counted, up to the bound that decides; opened: whether it began
+-- Writes:  finding
+-- +goose StatementBegin
+create function pawl_private.heal_paused(p_tenant text, p_workflow text, p_now timestamptz, out paused boolean, out counted bigint, out opened boolean)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashagg = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_open bigint;
+  v_bound bigint;
+  v_pause uuid;
+begin
+  opened := false;
+  select coalesce(sum(c.instances), 0) into v_open
+  from pawl.instance_count c
+  where c.tenant_id = p_tenant and c.workflow = p_workflow and c.status = 'active';
+  select f.id into v_pause
+  from pawl.finding f
+  where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind = 'healing-paused';
+  v_bound := case when v_pause is null then greatest(20, v_open / 20 + 1) else greatest(10, (v_open + 39) / 40) end;
+  select count(*) into counted
+  from (
+    select
+    from pawl.finding f
+    where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead')
+    group by f.instance_id
+    limit v_bound
+  ) s;
+  paused := counted >= v_bound;
+  if paused and v_pause is null then
+    insert into pawl.finding (tenant_id, id, kind, workflow, opened_at, detail)
+    values (
+      p_tenant, pawl_private.uuid_v7(p_now), 'healing-paused', p_workflow, p_now,
+      jsonb_build_object('open', v_open, 'stuck_at_least', counted, 'resumes_below', greatest(10, (v_open + 39) / 40)));
+    opened := true;
+  elsif not paused and v_pause is not null then
+    update pawl.finding f set closed_at = greatest(f.opened_at, p_now) where f.tenant_id = p_tenant and f.id = v_pause;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- heal_workflow looks at the findings of a workflow that are due.
+-- Returns: looked: how many rows were read, about; attempts, applied: how many were made, and were not refused; opened: how many
+--          findings were opened. more: whether more may be due, since the limit or the statement timeout came
+-- Raises:  what heal_act raises
+-- Writes:  finding, what heal_instance writes
+-- +goose StatementBegin
+create function pawl_private.heal_workflow(
+  p_tenant text, p_workflow text, p_limit integer, p_now timestamptz, p_alone boolean,
+  out looked bigint, out attempts bigint, out applied bigint, out opened bigint, out more boolean
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_finding pawl.finding;
+  v_paused record;
+  v_healed record;
+  v_seen integer := 0;
+begin
+  looked := 5; attempts := 0; applied := 0; opened := 0; more := false;
+  if not exists (
+    select from pawl.workflow_state s where s.workflow = p_workflow and s.on_stuck is not null
+    union all
+    select from pawl.finding f
+    where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind = 'healing-paused'
+  ) then
+    return;
+  end if;
+  select * into v_paused from pawl_private.heal_paused(p_tenant, p_workflow, p_now);
+  looked := looked + v_paused.counted / 10;
+  opened := v_paused.opened::integer;
+  if v_paused.paused then
+    return;
+  end if;
+  for v_finding in
+    select f.*
+    from pawl.finding f
+    where f.tenant_id = p_tenant and f.workflow = p_workflow and f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead')
+      and f.heal_at is not null and f.heal_at <= p_now
+    order by f.heal_at
+    limit p_limit
+  loop
+    v_seen := v_seen + 1;
+    select * into v_healed from pawl_private.heal_instance(v_finding, p_now, p_alone and attempts = 0);
+    opened := opened + v_healed.failed::integer;
+    attempts := attempts + (v_healed.outcome is not null)::integer;
+    applied := applied + (v_healed.outcome is not distinct from 'applied')::integer;
+    update pawl.finding f
+    set heal_at = v_healed.next_at
+    where f.ctid = any (array(
+        select o.ctid from pawl.finding o where o.tenant_id = v_finding.tenant_id and o.id = v_finding.id for no key update skip locked))
+      and f.heal_at is distinct from v_healed.next_at;
+    if v_healed.timed_out then
+      more := true;
+      exit;
+    end if;
+  end loop;
+  more := more or v_seen >= p_limit;
+  looked := looked + v_seen;
+end
+$$;
+-- +goose StatementEnd
+
+-- 86_heal/heal.sql
+
+-- heal does what definitions say about instances that are stuck. After a look that was not complete it does nothing.
+-- p_limit: bounds the findings that are looked at; p_every: nothing is done if the last call was so short a time ago and was
+-- complete
+-- Returns: attempts: how many were made; applied: how many of them were not refused; opened: how many findings were opened;
+--          more: whether more is due
+-- Raises:  what another try may cure: a deadlock, a lock that was not to be had, the end of the session
+-- Locks:   watch (if nobody else holds it), instance (for no key update, those that are not locked), then what a step locks
+-- Writes:  watch, healing, finding, task, audit, what fire writes
+-- +goose StatementBegin
+create function pawl.heal(
+  p_limit integer, p_every interval, out attempts bigint, out applied bigint, out opened bigint, out more boolean
+)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_watch pawl_private.watch;
+  v_limit integer := greatest(p_limit, 1);
+  v_next record;
+  v_healed record;
+  v_looked bigint := 0;
+  v_cut boolean;
+begin
+  attempts := 0; applied := 0; opened := 0; more := false;
+  select w.* into v_watch from pawl_private.watch w for update skip locked;
+  if not found or v_watch.looked_at = '-infinity' or v_watch.healed_at > v_now - p_every and v_watch.healed_at <= v_now then
+    return;
+  end if;
+  loop
+    select p.tenant_id, p.workflow into v_next
+    from (
+      (select f.tenant_id::text, f.workflow
+      from pawl.finding f
+      where f.closed_at is null and f.kind in ('orphaned', 'slow', 'task-dead') and f.heal_at is not null
+        and (f.tenant_id, f.workflow) > (v_watch.heal_tenant, v_watch.heal_workflow)
+      order by f.tenant_id, f.workflow
+      limit 1)
+      union all
+      (select f.tenant_id::text, f.workflow
+      from pawl.finding f
+      where f.closed_at is null and f.kind = 'healing-paused' and (f.tenant_id, f.workflow) > (v_watch.heal_tenant, v_watch.heal_workflow)
+      order by f.tenant_id, f.workflow
+      limit 1)
+    ) p
+    order by p.tenant_id collate "C", p.workflow
+    limit 1;
+    if not found then
+      more := v_watch.heal_cut;
+      v_watch.heal_tenant := '';
+      v_watch.heal_workflow := '';
+      v_watch.heal_cut := false;
+      exit;
+    end if;
+    v_watch.heal_tenant := v_next.tenant_id;
+    v_watch.heal_workflow := v_next.workflow;
+    v_cut := false;
+    if pawl_private.is_disabled(v_next.tenant_id) then
+      v_looked := v_looked + 1;
+    else
+      select * into v_healed
+      from pawl_private.heal_workflow(
+        v_next.tenant_id, v_next.workflow, (v_limit - v_looked)::integer, v_now, attempts = 0);
+      v_looked := v_looked + v_healed.looked;
+      attempts := attempts + v_healed.attempts;
+      applied := applied + v_healed.applied;
+      opened := opened + v_healed.opened;
+      v_cut := v_healed.more;
+    end if;
+    v_watch.heal_cut := v_watch.heal_cut or v_cut;
+    more := v_cut or v_looked >= v_limit;
+    exit when more;
+  end loop;
+  update pawl_private.watch w
+  set healed_at = case when more then '-infinity' else v_now end, heal_tenant = v_watch.heal_tenant,
+    heal_workflow = v_watch.heal_workflow, heal_cut = v_watch.heal_cut;
+end
+$$;
+-- +goose StatementEnd
+
+-- 86_heal/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('worker', 'pawl.heal');
 
 -- 90_telemetry/tables.sql
 

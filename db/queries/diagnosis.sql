@@ -185,7 +185,7 @@ where f.tenant_id = @tenant_id and f.id = any (array(
   (
     select n.id
     from pawl.finding n
-    where n.tenant_id = @tenant_id and n.instance_id = @instance_id
+    where n.tenant_id = @tenant_id and n.instance_id = @instance_id::uuid
     order by n.id desc
     limit @row_limit
   )
@@ -195,7 +195,7 @@ where f.tenant_id = @tenant_id and f.id = any (array(
   cross join lateral (
     select o.id
     from pawl.finding o
-    where o.tenant_id = @tenant_id and o.instance_id = @instance_id and o.kind = k.kind and o.closed_at is null
+    where o.tenant_id = @tenant_id and o.instance_id = @instance_id::uuid and o.kind = k.kind and o.closed_at is null
     order by o.visit_version desc
     limit @open_limit
   ) o

@@ -444,13 +444,13 @@ func (q *Queries) DiagnosedEvents(ctx context.Context, arg DiagnosedEventsParams
 }
 
 const diagnosedFindings = `-- name: DiagnosedFindings :many
-select f.tenant_id, f.id, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail
+select f.tenant_id, f.id, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail, f.heal_at
 from pawl.finding f
 where f.tenant_id = $1 and f.id = any (array(
   (
     select n.id
     from pawl.finding n
-    where n.tenant_id = $1 and n.instance_id = $2
+    where n.tenant_id = $1 and n.instance_id = $2::uuid
     order by n.id desc
     limit $3
   )
@@ -460,7 +460,7 @@ where f.tenant_id = $1 and f.id = any (array(
   cross join lateral (
     select o.id
     from pawl.finding o
-    where o.tenant_id = $1 and o.instance_id = $2 and o.kind = k.kind and o.closed_at is null
+    where o.tenant_id = $1 and o.instance_id = $2::uuid and o.kind = k.kind and o.closed_at is null
     order by o.visit_version desc
     limit $5
   ) o
@@ -505,6 +505,7 @@ func (q *Queries) DiagnosedFindings(ctx context.Context, arg DiagnosedFindingsPa
 			&i.OpenedAt,
 			&i.ClosedAt,
 			&i.Detail,
+			&i.HealAt,
 		); err != nil {
 			return nil, err
 		}

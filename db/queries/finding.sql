@@ -24,3 +24,7 @@ where f.tenant_id = @tenant_id
   and (sqlc.narg('within')::text[] is null or f.workflow = any (sqlc.narg('within')))
 order by f.id desc
 limit @row_limit;
+
+-- name: Heal :one
+select h.attempts::bigint as attempts, h.applied::bigint as applied, h.opened::bigint as opened, h.more::boolean as more
+from pawl.heal(p_limit => @row_limit::integer, p_every => @every::interval) h;

@@ -74,8 +74,37 @@ func (q *Queries) FindingLook(ctx context.Context, arg FindingLookParams) (Findi
 	return i, err
 }
 
+const heal = `-- name: Heal :one
+select h.attempts::bigint as attempts, h.applied::bigint as applied, h.opened::bigint as opened, h.more::boolean as more
+from pawl.heal(p_limit => $1::integer, p_every => $2::interval) h
+`
+
+type HealParams struct {
+	RowLimit int32
+	Every    pgtype.Interval
+}
+
+type HealRow struct {
+	Attempts int64
+	Applied  int64
+	Opened   int64
+	More     bool
+}
+
+func (q *Queries) Heal(ctx context.Context, arg HealParams) (HealRow, error) {
+	row := q.db.QueryRow(ctx, heal, arg.RowLimit, arg.Every)
+	var i HealRow
+	err := row.Scan(
+		&i.Attempts,
+		&i.Applied,
+		&i.Opened,
+		&i.More,
+	)
+	return i, err
+}
+
 const listFindings = `-- name: ListFindings :many
-select f.tenant_id, f.id, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail
+select f.tenant_id, f.id, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail, f.heal_at
 from pawl.finding f
 where f.tenant_id = $1
   and ($2::uuid is null or f.id < $2)
@@ -134,6 +163,7 @@ func (q *Queries) ListFindings(ctx context.Context, arg ListFindingsParams) ([]F
 			&i.OpenedAt,
 			&i.ClosedAt,
 			&i.Detail,
+			&i.HealAt,
 		); err != nil {
 			return nil, err
 		}

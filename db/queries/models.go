@@ -351,20 +351,22 @@ type Finding struct {
 	TenantID   string
 	ID         uuid.UUID
 	Kind       string
-	InstanceID uuid.UUID
+	InstanceID *uuid.UUID
 	Workflow   string
 	// in which the instance was when the finding was opened
-	State string
+	State *string
 	// the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of
-	VisitVersion int64
+	VisitVersion *int64
 	// since when the instance was in the state
-	Since time.Time
+	Since *time.Time
 	// the task or the delivery
 	CauseID  *uuid.UUID
 	OpenedAt time.Time
 	ClosedAt *time.Time
 	// what else is known: never a payload, a context or a URL
 	Detail json.RawMessage
+	// of what says that the instance is stuck: when the healer looks at it; null if it is not the healer's
+	HealAt *time.Time
 }
 
 type History struct {
@@ -702,6 +704,17 @@ type PawlPrivateForecastNight struct {
 	Done     bool
 }
 
+type PawlPrivateHealing struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	Attempts   int32
+	// the instance's after the last attempt: a visit that began later was begun by a step that was not the healer's
+	Version int64
+	TriedAt time.Time
+	// of the last attempt: applied, or why it was refused
+	Outcome string
+}
+
 type PawlPrivateLogFloor struct {
 	TenantID string
 	Workflow string
@@ -799,6 +812,12 @@ type PawlPrivateWatch struct {
 	DeliveryID     uuid.UUID
 	CauseTenant    string
 	CauseID        uuid.UUID
+	HealedAt       time.Time
+	HealTenant     string
+	// with heal_tenant: behind which the healer goes on; empty: with the first one
+	HealWorkflow string
+	// whether this round of the healer has left something that is due
+	HealCut bool
 }
 
 type PawlResidence struct {
@@ -1254,6 +1273,8 @@ type WorkflowState struct {
 	Protected bool
 	// how long an instance may be in it; the latest version that has the state counts for all versions; null for none
 	StuckAfter pgtype.Interval
+	// what is done about an instance that is stuck in it: {event | reconcile | retry: NAME, max}; null for nothing
+	OnStuck json.RawMessage
 	// whether only a task, or the undoing of steps, leaves it: it has no events, no timers and no lifetime
 	Strands bool
 	// whether each step of the workflow starts the lifetime again

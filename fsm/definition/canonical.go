@@ -66,8 +66,16 @@ type writtenState struct {
 	Invariant   Guard                          `json:"invariant,omitempty"`
 	Protected   bool                           `json:"protected,omitempty"`
 	StuckAfter  string                         `json:"stuck_after,omitempty"`
+	OnStuck     *writtenHealing                `json:"on_stuck,omitempty"`
 	States      map[string]writtenState        `json:"states,omitempty"`
 	Allow       []string                       `json:"x-allow,omitempty"`
+}
+
+type writtenHealing struct {
+	Event     string `json:"event,omitempty"`
+	Reconcile string `json:"reconcile,omitempty"`
+	Retry     string `json:"retry,omitempty"`
+	Max       int    `json:"max,omitempty"`
 }
 
 type writtenBlock struct {
@@ -96,7 +104,7 @@ func writtenStates(states map[string]State) map[string]writtenState {
 			Description: s.Description, Outcome: s.Outcome, Initial: writtenInitial(s.Initial, s.InitialAssign),
 			Entry: writtenBlock{s.Entry.written()}, Exit: writtenBlock{s.Exit.written()},
 			Always: writtenTransitions(s.Always), After: writtenTimeouts(s.After), Every: writtenTimers(s.Every),
-			Done: writtenTransitions(s.Done), Error: writtenTransitions(s.Error), Compensate: s.Compensate.written(), Invariant: s.Invariant, Protected: s.Protected, States: writtenStates(s.States), Allow: s.Allow,
+			Done: writtenTransitions(s.Done), Error: writtenTransitions(s.Error), Compensate: s.Compensate.written(), Invariant: s.Invariant, Protected: s.Protected, OnStuck: s.OnStuck.written(), States: writtenStates(s.States), Allow: s.Allow,
 		}
 		if s.Final {
 			w.Type = "final"

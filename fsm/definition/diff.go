@@ -271,6 +271,7 @@ func (d *differ) state(at, name string, a, b State) {
 		d.add(Changed, at, "", "an instance counts as slow after %s in %s, no longer after %s",
 			FormatDuration(b.StuckAfter), name, FormatDuration(a.StuckAfter))
 	}
+	d.healing(at+"/on_stuck", name, a.OnStuck, b.OnStuck)
 	switch {
 	case len(a.Always) == 0 && len(b.Always) > 0:
 		d.add(Added, at+"/always", "an instance that is migrated into it is led on, if a guard holds", "%s has eventless transitions", name)
@@ -295,6 +296,21 @@ func (d *differ) state(at, name string, a, b State) {
 	d.events(at+"/on", name, a, b)
 	d.timers(at+"/after", "timeout", name, a.After, b.After)
 	d.timers(at+"/every", "repeat", name, a.Every, b.Every)
+}
+
+// healing compares what is done about an instance that is stuck in a state.
+func (d *differ) healing(at, name string, a, b *Healing) {
+	switch {
+	case sameWritten(a.written(), b.written()):
+	case a == nil:
+		d.add(Added, at, "an instance that is stuck in "+name+" when it is migrated is moved or tried again without a caller", "the healer %s when an instance is stuck in %s", b, name)
+	case b == nil:
+		d.add(Removed, at, "an instance that is stuck in "+name+" waits for a caller", "nothing is done about an instance that is stuck in %s", name)
+	case a.String() == b.String():
+		d.add(Changed, at+"/max", "", "the healer %s in %s at most %d times, no longer %d", b, name, b.Max, a.Max)
+	default:
+		d.add(Changed, at, "an instance that is stuck in "+name+" goes another way than when it was started", "the healer %s when an instance is stuck in %s; before it %s", b, name, a)
+	}
 }
 
 // events compares the callers' events of a state.

@@ -55,6 +55,7 @@ func TestDiff(t *testing.T) {
 		{"cancel added", `"require_if_match": false`, `"cancel": "CANCELLED"`, []string{"added /cancel"}},
 		{"state protected", `"PAID": {`, `"PAID": {"protected": true, `, []string{"added /states/PAID/protected !"}},
 		{"stuck after", `"PAYMENT_MISMATCH": {`, `"PAYMENT_MISMATCH": {"stuck_after": "1d", `, []string{"added /states/PAYMENT_MISMATCH/stuck_after"}},
+		{"on stuck", `"QUOTED": {`, `"QUOTED": {"on_stuck": {"event": "cancel"}, `, []string{"added /states/QUOTED/on_stuck !"}},
 		{"if match", `"require_if_match": false`, `"require_if_match": true`, []string{"changed /require_if_match !"}},
 		{"context tightened", `"minimum": 0`, `"minimum": 1`, []string{"changed /context_schema !"}},
 		{"context loosened", `"minimum": 0`, `"minimum": -1`, []string{"changed /context_schema"}},
@@ -240,6 +241,7 @@ func TestDiffSeesEverything(t *testing.T) {
 					InitialAssign: assign(),
 					Invoke:        map[string]definition.Task{"t": *task(true)},
 					Compensate:    &definition.Undoing{},
+					OnStuck:       &definition.Healing{Event: "e", Reconcile: "t", Retry: "t", Max: 1},
 					Error:         []definition.Transition{{Target: "A"}},
 					States:        map[string]definition.State{"AA": {}},
 				},
@@ -293,6 +295,9 @@ func TestDiffSeesEverything(t *testing.T) {
 		},
 		"Undoing": func(d *definition.Definition, change func(reflect.Value)) {
 			change(reflect.ValueOf(d.States["A"].Compensate).Elem())
+		},
+		"Healing": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(d.States["A"].OnStuck).Elem())
 		},
 		"Transition": func(d *definition.Definition, change func(reflect.Value)) {
 			change(reflect.ValueOf(&d.States["A"].On["e"][0]).Elem())

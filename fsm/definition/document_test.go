@@ -67,7 +67,7 @@ const everything = `{
       "states": {"X": {"on": {"next": "Y", "end": "F"}}, "Y": {"on": {"back": "X"}}, "F": {"type": "final"}}
     },
     "CALL": {
-      "stuck_after": "2h",
+      "stuck_after": "2h", "on_stuck": {"reconcile": "charge", "max": 2},
       "invoke": {
         "charge": {
           "description": "d", "http": {"connection": "psp", "method": "POST", "path": "/a/{$.context.a}", "query": {"a": 1}, "headers": {"X-A": "$.task.id"}, "body": {"a": "$.payload.a"}},
@@ -84,7 +84,7 @@ const everything = `{
       },
       "on": {"pay": {"target": "PACK", "compensate": {"work": {"topic": "refund", "input": "$.context.a"}, "deadline": "1h"}}}
     },
-    "PACK": {"on": {"undo": "UNDO"}},
+    "PACK": {"on": {"undo": "UNDO"}, "on_stuck": {"event": "undo"}},
     "UNDO": {"compensate": {"what": "all", "on_failure": "continue"}, "done": [{"target": "END", "assign": {"n": 1}}], "error": "PACK", "on": {"pay": "CALL"}, "after": {"1h": "PACK"}}
   }
 }`
@@ -140,7 +140,7 @@ var semantic = []string{
 	"states within", "must be a final state", "already", "come to rest", "at the top", "stays in", "lies within", "any member", "lets a caller", "only removes", "must give", "reads nothing",
 	"no duration", "no time", "no time zone", "whole document", "begins with $; one", "must be an array, or something", "JSON Schema", "whole number", "share one",
 	"same time", "is no warning", "must be from", "no state accepts", "one slash", "brace", "is no path", "not for a definition to set", "twice", "header of idempotency",
-	"pattern has none", "must not lead to", "at least the base", "could have a key",
+	"does not accept", "has no task", "has no reconcile", "never fired", "does not fit", "pattern has none", "must not lead to", "at least the base", "could have a key",
 }
 
 // place is a value in a document, with what replaces it.

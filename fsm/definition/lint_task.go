@@ -37,6 +37,7 @@ func (d *Draft) tasks(flat map[string]FlatState) {
 			}
 		}
 		d.stuck(d.pointers[path]+"/stuck_after", s.StuckAfter, timers)
+		d.heals(path, s, flat[path])
 		if s.Compensate != nil {
 			d.undone(path, s)
 		}

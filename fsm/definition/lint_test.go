@@ -74,6 +74,11 @@ func TestWarnings(t *testing.T) {
 		{wrap(`{"stuck_after":"1h","after":{"1h":"B"}}`), []string{"stuck-after-timeout /states/A/stuck_after timeout after 1h"}},
 		{wrap(`{"stuck_after":"59m","after":{"1h":"B"}}`), nil},
 		{wrap(`{"stuck_after":"2h","on":{"go":"B"},"after":{"1h":{"target":"B","guard":"$.context.a == 1"}}}`), nil},
+		// What is fired at a stuck instance.
+		{wrap(`{"on_stuck":{"event":"go"},"on":{"go":[{"guard":"$.context.a == 1"},"B"]}}`), nil},
+		{wrap(`{"on_stuck":{"event":"note"},"on":{"go":"B","note":{"assign":{"a":1}}}}`), []string{"nudge-stays /states/A/on_stuck/event as stuck as before"}},
+		{wrap(`{"on_stuck":{"event":"note"},"always":{"guard":"$.context.a == 1","target":"B"},"on":{"note":{"assign":{"a":1}}}}`), nil},
+		{wrap(`{"on_stuck":{"event":"note"},"after":{"1h":"B"},"on":{"note":{"rearm":true}}}`), nil},
 		// Members that no schema has.
 		{linted("", guard(`"$.payload.amuont == 1"`), pay), []string{"unknown-payload-member /guard did you mean $.payload.amount?"}},
 		{linted("", guard(`"$.payload.other == 1"`), pay), []string{"unknown-payload-member /guard $.payload.other is not in the payload_schema"}},

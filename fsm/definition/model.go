@@ -118,7 +118,9 @@ type State struct {
 	// StuckAfter of an atomic state is how long an instance may be in it before it counts as slow; 0 for what the tenant's
 	// own instances took. The latest version that has the state counts for all versions.
 	StuckAfter time.Duration
-	Allow      []string
+	// OnStuck of an atomic state is what is done about an instance that is stuck in it; nil for nothing.
+	OnStuck *Healing
+	Allow   []string
 }
 
 // Resume says how a transition goes on in a compound state.

@@ -72,8 +72,8 @@ type Draft struct {
 	within map[string][]string
 	// pointers has the place of each state in the document, by its path.
 	pointers map[string]string
-	// schemas has the faults of the schemas that were read, by their text; nil for a schema without.
-	schemas    map[string]error
+	// schemas has the schemas that were read, by their text.
+	schemas    map[string]checkedSchema
 	schemaCost int
 	// late has the events of tasks that end too late, by the pointers to their names.
 	late map[string]string
@@ -127,7 +127,7 @@ func newDraft(limits Limits) *Draft {
 		limits.States = 500
 	}
 	return &Draft{
-		Paths: map[string][]string{}, within: map[string][]string{}, pointers: map[string]string{}, schemas: map[string]error{},
+		Paths: map[string][]string{}, within: map[string][]string{}, pointers: map[string]string{}, schemas: map[string]checkedSchema{},
 		payloads: map[string]any{}, late: map[string]string{}, undos: map[*Task]string{}, allowed: map[string][]string{}, named: named{}, limits: limits,
 	}
 }

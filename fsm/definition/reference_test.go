@@ -119,7 +119,13 @@ func referenceTables(t *testing.T) map[string]string {
 		members(p.name+".", p.schemaNode, func(name, kind, value, meaning string) { row(code(name), kind, value, meaning) })
 	}
 	row = table(&state, "member", "type", "default", "meaning")
-	members("", root.Defs["state"], func(name, kind, value, meaning string) { row(code(name), kind, value, meaning) })
+	stateRow := func(name, kind, value, meaning string) { row(code(name), kind, value, meaning) }
+	for _, p := range root.Defs["state"].Properties {
+		stateRow(p.name, p.words(root.Defs), p.ifMissing(root.Defs["state"]), p.Description)
+		if p.name == "on_stuck" {
+			members(p.name+".", root.Defs["healing"], stateRow)
+		}
+	}
 
 	// Each place has its own transitions. A member stands in a row, with the places that have it.
 	type memberRow struct{ kind, value, meaning string }

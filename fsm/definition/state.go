@@ -38,7 +38,7 @@ func (d *Draft) state(at string, where place, v any, schemas map[string]json.Raw
 		return State{Final: true, Outcome: Completed}
 	}
 	d.members(at, m, "type", "outcome", "description", "initial", "entry", "exit", "on", "always", "after", "every", "invoke", "compensate", "done", "error",
-		"invariant", "protected", "stuck_after", "states", "x-allow")
+		"invariant", "protected", "stuck_after", "on_stuck", "states", "x-allow")
 	s.Description = d.description(at, m)
 	s.Allow = d.allow(at, m)
 	s.Entry = d.block(at+"/entry", m)
@@ -62,6 +62,9 @@ func (d *Draft) state(at string, where place, v any, schemas map[string]json.Raw
 	s.Every = d.repeats(at, where, m)
 	if v, given := m["stuck_after"]; given && !compound {
 		s.StuckAfter = d.duration(at+"/stuck_after", v)
+	}
+	if v, given := m["on_stuck"]; given && !compound {
+		s.OnStuck = d.healing(at+"/on_stuck", v)
 	}
 	switch {
 	case compound:
@@ -133,7 +136,7 @@ func (d *Draft) final(at string, m map[string]any) {
 			d.fault(at+"/"+member, "a final state has no transitions")
 		}
 	}
-	for _, member := range []string{"initial", "exit", "states", "invoke", "compensate", "done", "error", "stuck_after"} {
+	for _, member := range []string{"initial", "exit", "states", "invoke", "compensate", "done", "error", "stuck_after", "on_stuck"} {
 		if _, given := m[member]; given {
 			d.fault(at+"/"+member, "is nothing for a final state, in which nothing happens")
 		}
@@ -195,7 +198,7 @@ func (d *Draft) compound(at string, where place, m map[string]any, s *State, sch
 	if states, ok := d.object(at+"/states", m["states"]); ok && len(states) == 0 {
 		d.fault(at+"/states", "must not be empty")
 	}
-	for _, member := range []string{"invoke", "compensate", "error", "stuck_after"} {
+	for _, member := range []string{"invoke", "compensate", "error", "stuck_after", "on_stuck"} {
 		if _, given := m[member]; given {
 			d.fault(at+"/"+member, "is for a state without states within: an instance is in one of those")
 		}

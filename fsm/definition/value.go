@@ -209,50 +209,64 @@ func (d *Draft) schema(at string, m map[string]any) json.RawMessage {
 		d.fault(at, `must be a JSON Schema that is an object; {} takes every document, and {"not": {}} none`)
 		return nil
 	}
-	d.checkSchemaAt(at, m)
+	checked := d.checkSchemaAt(at, m)
 	text, err := json.Marshal(m)
 	if err != nil {
 		d.fault(at, "%s", err)
 	}
+	d.schemas[string(text)] = checked
 	return text
 }
 
-// checkSchemaAt checks a schema with those of the deployment that it refers to.
-func (d *Draft) checkSchemaAt(at string, schema map[string]any) {
+// A checkedSchema is what is known of a schema: its fault, and whether it refuses an empty object.
+type checkedSchema struct {
+	fault        error
+	refusesEmpty bool
+}
+
+// checkSchemaAt checks a schema with those of the deployment that it refers to. Nothing is known of one that cannot be
+// checked.
+func (d *Draft) checkSchemaAt(at string, schema map[string]any) checkedSchema {
 	bundle := d.bundle(at, schema)
 	if bundle == nil {
-		return
+		return checkedSchema{}
 	}
+	var checked checkedSchema
 	text, err := json.Marshal(bundle)
 	if err == nil {
-		err = d.checkSchema(bundle, text)
+		checked = d.checkSchema(bundle, text)
+		err = checked.fault
 	}
 	if err != nil {
 		d.fault(at, "%s", err)
 	}
+	return checked
 }
 
 // maxSchemaCost bounds the work that the schemas of a definition make when it is read.
 const maxSchemaCost = 100_000
 
 // checkSchema compiles a schema, and checks the smallest document against it. The same schema is checked once.
-func (d *Draft) checkSchema(v any, text []byte) error {
-	if err, known := d.schemas[string(text)]; known {
-		return err
+func (d *Draft) checkSchema(v any, text []byte) checkedSchema {
+	if checked, known := d.schemas[string(text)]; known {
+		return checked
 	}
 	n := countObjects(v)
 	if d.schemaCost += n + n*n/100; d.schemaCost > maxSchemaCost {
-		return errors.New("the schemas of this definition are too large together; leave out a part of them, or make them simpler")
+		return checkedSchema{fault: errors.New("the schemas of this definition are too large together; leave out a part of them, or make them simpler")}
 	}
+	var checked checkedSchema
 	c, err := compileSchema(text)
 	if err == nil {
 		d.schemaCost += c.weight
-		if spent := c.run(context.Background(), limits{steps: maxEmptySteps}, func() { _ = c.opposite.Validate(map[string]any{}) }); spent != nil {
+		empty := func() { checked.refusesEmpty = c.opposite.Validate(map[string]any{}) == nil }
+		if spent := c.run(context.Background(), limits{steps: maxEmptySteps}, empty); spent != nil {
 			err = fmt.Errorf("checking even {} against this schema takes more than %d steps; apply fewer schemas to the same value", maxEmptySteps)
 		}
 		d.schemaCost += c.meter.taken / 10
 		err = cmp.Or(err, c.checkFormats())
 	}
-	d.schemas[string(text)] = err
-	return err
+	checked.fault = err
+	d.schemas[string(text)] = checked
+	return checked
 }

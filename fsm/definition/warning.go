@@ -18,7 +18,7 @@ type Warning struct {
 
 // warningNames are those of all warnings.
 var warningNames = []string{
-	"actor-unverified", "cancel-protected", "deadline-after-timeout", "default-is-text", "no-undoing-state", "not-undone", "operand-may-be-missing",
+	"actor-unverified", "cancel-protected", "deadline-after-timeout", "default-is-text", "no-undoing-state", "not-undone", "nudge-stays", "operand-may-be-missing",
 	"quoted-text", "retry-without-key", "stuck-after-timeout", "task-without-key", "time-as-text", "unknown-context-member", "unknown-payload-member", "use-absent",
 	"use-present", "wildcard-comparison",
 }

@@ -27,24 +27,29 @@ const (
 	TaskDead Kind = "task-dead"
 	// DeliveryDead: a delivery is a dead letter.
 	DeliveryDead Kind = "delivery-dead"
+	// HealFailed: the healer has made its attempts, and the instance is still stuck.
+	HealFailed Kind = "heal-failed"
+	// HealingPaused: so many instances of a workflow are stuck that none is healed.
+	HealingPaused Kind = "healing-paused"
 )
 
 // Kinds are all kinds.
-var Kinds = []Kind{Orphaned, Slow, TaskLate, TaskDead, DeliveryDead}
+var Kinds = []Kind{Orphaned, Slow, TaskLate, TaskDead, DeliveryDead, HealFailed, HealingPaused}
 
 // A Finding is one thing that is, or was, wrong.
 type Finding struct {
-	ID         uuid.UUID
-	Kind       Kind
-	InstanceID uuid.UUID
+	ID   uuid.UUID
+	Kind Kind
+	// InstanceID is nil of HealingPaused, and so are State, Version and Since.
+	InstanceID *uuid.UUID
 	Workflow   string
 	// State is what the instance was in when the finding was opened.
-	State string
+	State *string
 	// Version is the step that began the visit of the state; of TaskLate the step that started the task, of DeliveryDead
 	// the one that the delivery tells of.
-	Version int64
+	Version *int64
 	// Since is when the instance came into the state.
-	Since    time.Time
+	Since    *time.Time
 	OpenedAt time.Time
 	// ClosedAt is nil while the finding is open.
 	ClosedAt *time.Time

@@ -263,17 +263,23 @@ func (e FailRequestOutcome) Valid() bool {
 
 // Defines values for FindingKind.
 const (
-	FindingKindDeliveryDead FindingKind = "delivery-dead"
-	FindingKindOrphaned     FindingKind = "orphaned"
-	FindingKindSlow         FindingKind = "slow"
-	FindingKindTaskDead     FindingKind = "task-dead"
-	FindingKindTaskLate     FindingKind = "task-late"
+	FindingKindDeliveryDead  FindingKind = "delivery-dead"
+	FindingKindHealFailed    FindingKind = "heal-failed"
+	FindingKindHealingPaused FindingKind = "healing-paused"
+	FindingKindOrphaned      FindingKind = "orphaned"
+	FindingKindSlow          FindingKind = "slow"
+	FindingKindTaskDead      FindingKind = "task-dead"
+	FindingKindTaskLate      FindingKind = "task-late"
 )
 
 // Valid indicates whether the value is a known member of the FindingKind enum.
 func (e FindingKind) Valid() bool {
 	switch e {
 	case FindingKindDeliveryDead:
+		return true
+	case FindingKindHealFailed:
+		return true
+	case FindingKindHealingPaused:
 		return true
 	case FindingKindOrphaned:
 		return true
@@ -2238,37 +2244,42 @@ type Finding struct {
 
 	// Detail What else is known, by kind. `slow`: `threshold_seconds`, and as `threshold` either `stuck_after` or `dwell`.
 	// `task-dead`, `task-late`: `task_id`, `task`, `status`, `error`. `delivery-dead`: `delivery_id`,
-	// `subscription_id`, `attempts`, `last_status`. Never a payload, a context or a URL.
+	// `subscription_id`, `attempts`, `last_status`. `heal-failed`: what was tried, as `event`, `retry` or
+	// `reconcile`; `attempts`; and the `outcome` of the last one: `applied`, or the code of its problem.
+	// `healing-paused`: how many instances are `open`, `stuck_at_least` how many were stuck when it began, and it
+	// ends when those that are stuck are fewer than `resumes_below`. Never a payload, a context or a URL.
 	Detail json.RawMessage `json:"detail"`
 
 	// ID The id of the finding.
 	ID string `json:"id"`
 
-	// InstanceID The id of the instance.
-	InstanceID string `json:"instance_id"`
+	// InstanceID The id of the instance. `healing-paused` has none, and no `state`, `version` and `since`.
+	InstanceID *string `json:"instance_id,omitempty"`
 
 	// Kind `orphaned`: nothing will ever move the instance: its state has no event that a caller may fire, no timer, no
 	// lifetime and no open task. `slow`: it has been in its state for longer than the state's `stuck_after`, or else than
 	// three times what 99 of 100 of the tenant's visits lasted in four weeks. `task-dead`: a task ended and made no step,
 	// and its state was not left. `task-late`: a task was done, or may have been, after its state was left, and no step
-	// says so. `delivery-dead`: a delivery is a dead letter.
+	// says so. `delivery-dead`: a delivery is a dead letter. `heal-failed`: the healer has made as many attempts as the
+	// state's `on_stuck` allows, and the instance is still stuck. `healing-paused`: so many instances of a workflow are
+	// stuck that none is healed.
 	Kind FindingKind `json:"kind"`
 
 	// OpenedAt When it was found.
 	OpenedAt Timestamp `json:"opened_at"`
 
 	// Since When the instance came into the state.
-	Since Timestamp `json:"since"`
+	Since *Timestamp `json:"since,omitempty"`
 
 	// State The state that the instance was in when the finding was opened.
-	State string `json:"state"`
+	State *string `json:"state,omitempty"`
 
 	// Tenant The tenant. Only in lists over all tenants.
 	Tenant *string `json:"tenant,omitempty"`
 
 	// Version The step that began the visit of the state; of `task-late` the step that started the task, of `delivery-dead` the
 	// one that the delivery tells of.
-	Version int64 `json:"version"`
+	Version *int64 `json:"version,omitempty"`
 
 	// Workflow The name of the workflow.
 	Workflow string `json:"workflow"`
@@ -2278,7 +2289,9 @@ type Finding struct {
 // lifetime and no open task. `slow`: it has been in its state for longer than the state's `stuck_after`, or else than
 // three times what 99 of 100 of the tenant's visits lasted in four weeks. `task-dead`: a task ended and made no step,
 // and its state was not left. `task-late`: a task was done, or may have been, after its state was left, and no step
-// says so. `delivery-dead`: a delivery is a dead letter.
+// says so. `delivery-dead`: a delivery is a dead letter. `heal-failed`: the healer has made as many attempts as the
+// state's `on_stuck` allows, and the instance is still stuck. `healing-paused`: so many instances of a workflow are
+// stuck that none is healed.
 type FindingKind string
 
 // FindingList One page of findings.

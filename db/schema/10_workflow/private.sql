@@ -558,6 +558,42 @@ as $$
   from jsonb_each(p_search) a
 $$;
 
+-- healing_fault says what is wrong with what a state does about stuck instances, or null.
+-- p_state: the state; p_around: it and the states around it
+create function pawl_private.healing_fault(p_state jsonb, p_around jsonb[]) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when jsonb_typeof(h.value) <> 'object' then 'must be an object'
+    when h.value - '{event,reconcile,retry,max}'::text[] <> '{}'
+      or (h.value ? 'event')::integer + (h.value ? 'reconcile')::integer + (h.value ? 'retry')::integer <> 1
+      then 'must have one of event, reconcile and retry, and nothing else but max'
+    when jsonb_typeof(h.value -> h.act) <> 'string' then h.act || ' must be a name'
+    when h.value ? 'max' and (jsonb_typeof(h.value -> 'max') <> 'number' or h.value ->> 'max' !~ '^([1-9][0-9]?|100)$')
+      then 'max must be a whole number from 1 to 100'
+    when h.act <> 'event' and not coalesce(p_state -> 'invoke', '{}') ? h.name then format('%s names no task of the state', h.act)
+    when h.act = 'reconcile' and not p_state -> 'invoke' -> h.name ? 'reconcile' then format('the task %s has no reconcile', h.name)
+    when h.act = 'event' and (h.name ~ '[:*]' or not exists (
+      select
+      from unnest(p_around) a
+      cross join lateral jsonb_object_keys(coalesce(a -> 'on', '{}')) k
+      where k = h.name or k like '%*' and starts_with(h.name, left(k, -1))
+    )) then format('event must be one that the state accepts, and %s is not', h.name)
+    when h.act = 'event' and exists (select from unnest(p_around) a where a -> 'protected' = 'true')
+      then 'event is never fired in a protected state'
+  end
+  from (
+    select
+      o.value, o.act, o.value ->> o.act as name
+    from (
+      select
+        p_state -> 'on_stuck' as value,
+        case when p_state -> 'on_stuck' ? 'event' then 'event' when p_state -> 'on_stuck' ? 'reconcile' then 'reconcile' else 'retry' end as act
+    ) o
+  ) h
+$$;
+
 -- definition_fault says why a definition is not in canonical form, or why the engine could not
 -- run it. Guards, assigns, durations and names are checked later, by the casts and constraints
 -- of the tables that they are stored in.
@@ -613,6 +649,11 @@ as $$
               when jsonb_typeof(n.value -> 'protected') <> 'boolean' then format('protected of %s must be true or false', n.path)
               when n.value ? 'stuck_after' and (not n.atomic or n.value ->> 'type' = 'final')
                 then format('%s must have no states within and not be final to have stuck_after', n.path)
+              when n.value ? 'on_stuck' and (not n.atomic or n.value ->> 'type' = 'final')
+                then format('%s must have no states within and not be final to have on_stuck', n.path)
+              when n.value ? 'on_stuck' then
+                'on_stuck of ' || n.path || ': '
+                  || pawl_private.healing_fault(n.value, array(select a.value from node a where a.path = any (n.lineage)))
             end as fault
             from node n
             order by fault nulls last
@@ -851,7 +892,7 @@ begin
   )
   insert into pawl.workflow_state (
     workflow, workflow_version, state, status, lineage, events, patterns, timeouts, timeout_events, timers, eventless, done,
-    remembered, invariants, protected, stuck_after, tasks, undoing, ttl_slides, require_if_match)
+    remembered, invariants, protected, stuck_after, on_stuck, tasks, undoing, ttl_slides, require_if_match)
   select
     p_name, p_version, s.path,
     case when s.final and cardinality(s.lineage) = 1 then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
@@ -868,6 +909,7 @@ begin
     ),
     exists (select from node n where n.path = any (s.lineage) and n.value -> 'protected' = 'true'),
     pawl_private.exact_duration(s.value ->> 'stuck_after', s.at || '/stuck_after'),
+    case when s.value ? 'on_stuck' then '{"max": 3}' || (s.value -> 'on_stuck') end,
     s.value ?| array['invoke', 'compensate'],
     s.value #>> '{compensate,on_failure}',
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),

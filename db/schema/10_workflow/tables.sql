@@ -71,6 +71,7 @@ create table pawl.workflow_state (
   invariants jsonb,
   protected boolean not null,
   stuck_after interval,
+  on_stuck pawl.object,
   strands boolean not null default false,
   ttl_slides boolean not null,
   require_if_match boolean not null,
@@ -91,6 +92,7 @@ create table pawl.workflow_state (
   constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
   constraint workflow_state_timeouts_are_at_most_ten_years check (interval '3650 days' >= all (timeouts)),
   constraint workflow_state_stuck_after_is_positive check (stuck_after > interval '0' and stuck_after <= interval '3650 days'),
+  constraint workflow_state_final_is_not_healed check (status = 'active' or on_stuck is null),
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
@@ -99,6 +101,9 @@ create table pawl.workflow_state (
 -- Its condition always holds, and those queries repeat it; no other condition implies it. Without it, while the table
 -- is small or not analysed, the planner would take this index for look-ups by the primary key.
 create index workflow_state_state_idx on pawl.workflow_state (state, status, workflow) where length(workflow) > 0;
+
+-- Whether a workflow heals.
+create index workflow_state_on_stuck_idx on pawl.workflow_state (workflow) where on_stuck is not null;
 
 comment on column pawl.workflow_state.lineage is 'the paths of the states around it, from the outside in, then its own';
 comment on column pawl.workflow_state.events is 'the events and patterns of events that it accepts, sorted';
@@ -114,6 +119,8 @@ comment on column pawl.workflow_state.invariants is 'an array of {text, guard}: 
 comment on column pawl.workflow_state.protected is 'whether overrides, cancels and instance migrations neither leave nor enter it';
 comment on column pawl.workflow_state.stuck_after is
   'how long an instance may be in it; the latest version that has the state counts for all versions; null for none';
+comment on column pawl.workflow_state.on_stuck is
+  'what is done about an instance that is stuck in it: {event | reconcile | retry: NAME, max}; null for nothing';
 comment on column pawl.workflow_state.strands is
   'whether only a task, or the undoing of steps, leaves it: it has no events, no timers and no lifetime';
 comment on column pawl.workflow_state.reads_actor is 'whether a guard or a value of the workflow reads $.actor';

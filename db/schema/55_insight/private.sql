@@ -31,7 +31,7 @@ $$;
 
 -- forget_residence takes instances that are purged out of what the module knows of them.
 -- Locks:  residence, finding
--- Writes: residence, instance_count, attribute, finding
+-- Writes: residence, instance_count, attribute, finding, healing
 create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -63,6 +63,7 @@ begin
   set closed_at = greatest(f.opened_at, pawl.now())
   from unnest(p_ids) as p (id)
   where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
+  delete from pawl_private.healing h using unnest(p_ids) as p (id) where h.tenant_id = p_tenant and h.instance_id = p.id;
   -- In a statement of its own: it sees what was indexed while the one above waited for a row of residence.
   delete from pawl.attribute a using unnest(p_ids) as p (id) where a.tenant_id = p_tenant and a.instance_id = p.id;
 end

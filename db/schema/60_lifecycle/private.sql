@@ -647,7 +647,7 @@ $$;
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
 --          are not locked)
 -- Writes:  instance, idempotency_key, history, timer, task, task_attempt, compensation, callback,
---          purged_instance, residence, instance_count, finding
+--          purged_instance, residence, instance_count, finding, healing
 create function pawl_private.purge(p_tenant text, p_ids uuid[], p_before timestamptz, p_early boolean) returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

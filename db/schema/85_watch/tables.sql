@@ -18,7 +18,7 @@
 --
 -- Lock order: watch, consumer, stuck_place, residence, finding. No lock of the engine is held or waited for.
 
--- watch has one row: whose turn it is, and behind what the next look goes on.
+-- watch has one row: whose turn it is, and behind what the next look and the healer go on.
 create table pawl_private.watch (
   looked_at timestamptz not null default '-infinity',
   task_tenant text collate "C" not null default '',
@@ -26,10 +26,17 @@ create table pawl_private.watch (
   delivery_tenant text collate "C" not null default '',
   delivery_id uuid not null default '00000000-0000-0000-0000-000000000000',
   cause_tenant text collate "C" not null default '',
-  cause_id uuid not null default '00000000-0000-0000-0000-000000000000'
+  cause_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  healed_at timestamptz not null default '-infinity',
+  heal_tenant text collate "C" not null default '',
+  heal_workflow text collate "C" not null default '',
+  heal_cut boolean not null default false
 )
 -- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+comment on column pawl_private.watch.heal_workflow is 'with heal_tenant: behind which the healer goes on; empty: with the first one';
+comment on column pawl_private.watch.heal_cut is 'whether this round of the healer has left something that is due';
 
 create unique index watch_has_one_row_idx on pawl_private.watch ((true));
 

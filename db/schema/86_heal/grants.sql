@@ -1,0 +1,2 @@
+insert into pawl_private.privilege (privilege, function) values
+  ('worker', 'pawl.heal');

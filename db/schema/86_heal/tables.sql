@@ -1,0 +1,28 @@
+-- Module heal: what is done about instances that are stuck. It has no tables of its own: pawl.finding says what is stuck and
+-- when the healer looks at it (heal_at), pawl_private.healing what it has tried.
+--
+-- The healer looks at the open findings orphaned, slow and task-dead of workflows that heal: in some version of them a state
+-- has on_stuck. The instance's own version decides what is done:
+--
+--   event      is fired, as the actor healer. It is an ordinary step: guards, invariants and limits count
+--   retry      the task is tried again, as an operator has it tried again; see pawl_private.reopen_task
+--   reconcile  what became of the task's call is asked, likewise
+--
+-- An attempt is made under the instance's lock, and written down in the same transaction. So it is made once, whoever
+-- crashes. A refusal is an attempt, too. For a task that is under way the healer waits, and that is no attempt. The time
+-- between two attempts is at least that after which the instance is slow, or a minute if it never is.
+--
+-- Attempts are counted since the last step that was not the healer's. An internal step does not count as one: it does
+-- not end a visit. So a visit that began after the version that the last attempt left begins anew. After max attempts,
+-- and that time once more, there is a finding heal-failed, and nothing more is done in this visit.
+--
+-- Healing has a budget, for each tenant and workflow: if more than a twentieth of its open instances are stuck, and at least
+-- 20, nothing is healed, since the fault is not with the instances. The finding healing-paused says so, and is the
+-- state of the pause, too. It ends when fewer than a fortieth are stuck, or fewer than 10.
+--
+-- One process heals at a time: its transaction holds the row of watch, so that no look is under way. It heals only after
+-- a look that was complete, so that it knows what is stuck. A call goes on with the workflow behind the one that the last call
+-- ended with.
+--
+-- Lock order: watch, instance (those that are not locked), then what a step locks, finding (those that are not locked). For
+-- an instance or a finding that another transaction holds it does not wait, so that it can hold the locks of others.
