@@ -69,7 +69,7 @@ func (q *Queries) FindingLook(ctx context.Context, arg FindingLookParams) (Findi
 }
 
 const listFindings = `-- name: ListFindings :many
-select f.tenant_id, f.id, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail
+select f.tenant_id, f.id, f.seq, f.xid, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail
 from pawl.finding f
 where f.tenant_id = $1
   and ($2::uuid is null or f.id < $2)
@@ -118,6 +118,8 @@ func (q *Queries) ListFindings(ctx context.Context, arg ListFindingsParams) ([]F
 		if err := rows.Scan(
 			&i.TenantID,
 			&i.ID,
+			&i.Seq,
+			&i.Xid,
 			&i.Kind,
 			&i.InstanceID,
 			&i.Workflow,
