@@ -401,8 +401,8 @@ const (
 		"tenant_of_bulk tenant_of_instance tenant_of_subscription tenant_of_task tenant_put timeline_page token_create token_revoke " +
 		"token_used uuid_v7_floor work_claims workflow_names workflows_page"
 	workerFunctions = "backlog bulk_check bulk_purge bulk_step connection_endpoints connection_finding connection_report consumer_advance consumer_create " +
-		"consumer_lead consumer_next consumer_read consumer_read_audit consumer_renew consumer_resign consumer_status count_usage " +
-		"delivery_due delivery_endpoints delivery_lanes delivery_messages delivery_purge delivery_route delivery_settle delivery_tenants " +
+		"consumer_lead consumer_next consumer_read consumer_read_audit consumer_read_findings consumer_renew consumer_resign consumer_status count_usage " +
+		"delivery_due delivery_endpoints delivery_findings delivery_lanes delivery_messages delivery_purge delivery_route delivery_settle delivery_tenants " +
 		"final_instances finding_look fire_slow_timers fire_timers heal insight_fold log_begin log_lead log_moved log_resign log_sweep log_tick now purge_instances " +
 		"purge_keys schema_version score_forecasts subscription_rest task_claim task_lanes task_settle task_sweep uuid_v7_floor"
 	readerFunctions = "consumer_status final_instances history_page insight_as_of instance_timeout instances now schema_version uuid_v7_floor"
@@ -415,7 +415,7 @@ const (
 		"connection_row(tenant_id name version timeout concurrency failures circuit_open_until finding created_at created_by updated_at) " +
 		"consumer db_role delivery dwell_count dwell_hour edge_count finding forecast_score history idempotency_key instance instance_at instance_count instance_migration log log_epoch log_head next_timeout residence role " +
 		"schema setting(only_row idempotency_ttl idempotency_ttl_slides context_limit payload_limit definition_limit state_limit) " +
-		"subscription_row(tenant_id id workflows events states terminal_only previous_secret_until disabled_at disabled_reason failures circuit_open_until finding created_at created_by) " +
+		"subscription_row(tenant_id id workflows events states terminal_only types previous_secret_until disabled_at disabled_reason failures circuit_open_until finding created_at created_by) " +
 		"task task_attempt task_row tenant timer " +
 		"token(tenant_id id name subject scopes roles workflows created_at created_by expires_at revoked_at last_used_at) undoing " +
 		"unrouted_step workflow workflow_state workflow_transition"

@@ -347,6 +347,8 @@ create table pawl.delivery (
   callback boolean not null,
   instance_id uuid,
   version bigint,
+  finding_id uuid,
+  seq bigint not null default 0,
   type text not null,
   status text not null,
   attempts integer not null,
@@ -362,7 +364,11 @@ create table pawl.delivery (
   constraint delivery_attempts_are_counted CHECK ((attempts >= 0)),
   constraint delivery_callback_is_of_its_instance CHECK (((NOT callback) OR (subscription_id = instance_id))),
   constraint delivery_delivered_has_a_time CHECK (((status <> 'delivered'::text) OR (delivered_at IS NOT NULL))),
-  constraint delivery_is_of_a_step_or_a_test CHECK ((((instance_id IS NULL) = (version IS NULL)) AND ((instance_id IS NULL) = (type = 'pawl.subscription.test'::text)))),
+  constraint delivery_is_of_a_step_a_finding_or_a_test CHECK (
+CASE
+    WHEN (finding_id IS NOT NULL) THEN ((type = 'pawl.finding.opened'::text) AND (version IS NULL))
+    ELSE (((instance_id IS NULL) = (version IS NULL)) AND ((instance_id IS NULL) = (type = 'pawl.subscription.test'::text)))
+END),
   constraint delivery_response_is_an_excerpt CHECK ((octet_length(last_response) <= 1024)),
   constraint delivery_settled_is_not_tried_again CHECK (((status = 'pending'::text) OR (next_attempt_at IS NULL))),
   constraint delivery_status_is_known CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'dead'::text])))
@@ -371,16 +377,19 @@ CREATE INDEX delivery_callback_due_idx ON pawl.delivery USING btree (tenant_id, 
 CREATE INDEX delivery_dead_idx ON pawl.delivery USING btree (tenant_id, id) WHERE (status = 'dead'::text);
 CREATE INDEX delivery_dead_instance_idx ON pawl.delivery USING btree (tenant_id, instance_id, version) WHERE (status = 'dead'::text);
 CREATE INDEX delivery_delivered_idx ON pawl.delivery USING btree (id) WHERE (status = 'delivered'::text);
-CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, version) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
-CREATE INDEX delivery_pending_idx ON pawl.delivery USING btree (tenant_id, instance_id, subscription_id, version) WHERE (status = 'pending'::text);
+CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, seq) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
+CREATE INDEX delivery_finding_idx ON pawl.delivery USING btree (tenant_id, finding_id) WHERE ((status = 'pending'::text) AND (finding_id IS NOT NULL));
+CREATE INDEX delivery_pending_idx ON pawl.delivery USING btree (tenant_id, instance_id, subscription_id, seq) WHERE (status = 'pending'::text);
 CREATE INDEX delivery_subscription_idx ON pawl.delivery USING btree (tenant_id, subscription_id, id);
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
+comment on column pawl.delivery.instance_id is 'that of the step, or the one that the finding is about, if any';
+comment on column pawl.delivery.seq is 'of the step or the finding: the deliveries of an instance are sent in its order';
 comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
-comment on column pawl.delivery.created_at is 'when the step was made; of a test delivery, when it was requested';
+comment on column pawl.delivery.created_at is 'when the step was made, or the finding opened; of a test delivery, when it was requested';
 comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted it, even if it did not after a replay';
 
 create table pawl.dwell_count (
@@ -435,6 +444,8 @@ comment on column pawl.edge_count.status is 'the instance''s after the step';
 create table pawl.finding (
   tenant_id pawl.tenant_id not null,
   id uuid not null,
+  seq bigint not null default nextval(('pawl.history_seq_seq'::text)::regclass),
+  xid xid8 not null default pg_current_xact_id(),
   kind text not null,
   instance_id uuid,
   workflow text collate "C" not null,
@@ -458,7 +469,7 @@ END)),
   constraint finding_visit_version_is_positive CHECK ((visit_version >= 1))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX finding_cause_idx ON pawl.finding USING btree (tenant_id, id) WHERE ((closed_at IS NULL) AND (cause_id IS NOT NULL));
-CREATE INDEX finding_closed_at_idx ON pawl.finding USING btree (closed_at) WHERE (closed_at IS NOT NULL);
+CREATE INDEX finding_closed_at_idx ON pawl.finding USING btree (closed_at, id) WHERE (closed_at IS NOT NULL);
 CREATE INDEX finding_count_idx ON pawl.finding USING btree (kind) WHERE (closed_at IS NULL);
 CREATE INDEX finding_heal_idx ON pawl.finding USING btree (tenant_id, workflow, heal_at) WHERE ((closed_at IS NULL) AND (heal_at IS NOT NULL) AND (kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-dead'::text])));
 CREATE INDEX finding_instance_idx ON pawl.finding USING btree (tenant_id, instance_id, id);
@@ -469,6 +480,8 @@ CREATE INDEX finding_slow_idx ON pawl.finding USING btree (tenant_id, workflow, 
 CREATE INDEX finding_state_idx ON pawl.finding USING btree (tenant_id, workflow, state, id);
 CREATE INDEX finding_stuck_idx ON pawl.finding USING btree (tenant_id, workflow, instance_id) WHERE ((closed_at IS NULL) AND (kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-dead'::text])));
 CREATE UNIQUE INDEX finding_visit_key ON pawl.finding USING btree (tenant_id, instance_id, kind, visit_version) WHERE (closed_at IS NULL);
+CREATE INDEX finding_xid_idx ON pawl.finding USING btree (xid);
+comment on column pawl.finding.seq is 'as in pawl.history: steps and findings share one sequence';
 comment on column pawl.finding.state is 'in which the instance was when the finding was opened';
 comment on column pawl.finding.visit_version is 'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
 comment on column pawl.finding.since is 'since when the instance was in the state';
@@ -605,11 +618,14 @@ comment on column pawl.instance_migration.moved is 'how many instances all runs 
 create table pawl.log (
   "position" bigint not null,
   tenant_id pawl.tenant_id not null,
-  instance_id uuid not null,
-  version pawl.version not null,
-  constraint log_pkey PRIMARY KEY ("position")
+  instance_id uuid,
+  version pawl.version,
+  finding_id uuid,
+  constraint log_pkey PRIMARY KEY ("position"),
+  constraint log_row_is_of_a_step_or_a_finding CHECK ((((instance_id IS NULL) = (version IS NULL)) AND ((instance_id IS NULL) = (finding_id IS NOT NULL))))
 ) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
-comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them';
+CREATE UNIQUE INDEX log_finding_key ON pawl.log USING btree (tenant_id, finding_id) WHERE (finding_id IS NOT NULL);
+comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them; the row of a finding is deleted with the finding';
 
 create table pawl.log_epoch (
   epoch bigint not null,
@@ -647,7 +663,7 @@ create table pawl.log_head (
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
 CREATE UNIQUE INDEX log_head_has_one_row_idx ON pawl.log_head USING btree ((true));
 comment on column pawl.log_head.snapshot is 'the steps and the rows of the audit that it sees have positions';
-comment on column pawl.log_head."position" is 'the position of the last step';
+comment on column pawl.log_head."position" is 'the position of the last step or finding';
 comment on column pawl.log_head.audit_position is 'the position of the last row of the audit';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
@@ -741,6 +757,7 @@ create table pawl.subscription (
   events text[] not null,
   states text[] not null,
   terminal_only boolean not null,
+  types text[] not null default '{}'::text[],
   secret text not null,
   previous_secret text,
   previous_secret_until timestamp with time zone,
@@ -762,6 +779,7 @@ create table pawl.subscription (
 ) with (fillfactor=50);
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
+comment on column pawl.subscription.types is 'CloudEvent types; empty for those of all steps, and of no findings';
 comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
 comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
@@ -946,11 +964,14 @@ comment on column pawl.undoing.problem is 'why going on failed last; null if it 
 create table pawl.unrouted_step (
   tenant_id pawl.tenant_id not null,
   "position" bigint not null,
-  instance_id uuid not null,
-  version bigint not null,
+  instance_id uuid,
+  version bigint,
+  finding_id uuid,
   after_subscription uuid not null,
-  constraint unrouted_step_pkey PRIMARY KEY (tenant_id, "position")
+  constraint unrouted_step_pkey PRIMARY KEY (tenant_id, "position"),
+  constraint unrouted_step_is_a_step_or_a_finding CHECK ((((instance_id IS NULL) = (version IS NULL)) AND ((instance_id IS NULL) = (finding_id IS NOT NULL))))
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+CREATE INDEX unrouted_step_finding_idx ON pawl.unrouted_step USING btree (tenant_id, finding_id) WHERE (finding_id IS NOT NULL);
 CREATE INDEX unrouted_step_instance_idx ON pawl.unrouted_step USING btree (tenant_id, instance_id);
 comment on column pawl.unrouted_step.after_subscription is 'the deliveries for subscriptions with ids up to this one are created';
 
@@ -1289,11 +1310,14 @@ create table pawl_private.watch (
   healed_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
   heal_tenant text collate "C" not null default ''::text,
   heal_workflow text collate "C" not null default ''::text,
-  heal_cut boolean not null default false
+  heal_cut boolean not null default false,
+  purged_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  purged_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
 CREATE UNIQUE INDEX watch_has_one_row_idx ON pawl_private.watch USING btree ((true));
 comment on column pawl_private.watch.heal_workflow is 'with heal_tenant: behind which the healer goes on; empty: with the first one';
 comment on column pawl_private.watch.heal_cut is 'whether this round of the healer has left something that is due';
+comment on column pawl_private.watch.purged_at is 'with purged_id: the purge has looked at the findings that were closed up to then';
 
 create type pawl.outcome as (
   ordinal integer,
@@ -1369,6 +1393,18 @@ create type pawl_private.move as (
 create type pawl_private.next_due as (
   due_at timestamp with time zone,
   event text
+);
+
+create type pawl_private.routed as (
+  tenant_id text,
+  subscription_id uuid,
+  instance_id uuid,
+  version bigint,
+  finding_id uuid,
+  seq bigint,
+  type text,
+  at timestamp with time zone,
+  epoch bigint
 );
 
 create type pawl_private.watched as (
@@ -1510,6 +1546,24 @@ create view pawl.endpoint as
     false AS disabled,
     false AS callback,
     false AS resting
+  WHERE false;
+
+create view pawl.finding_message as
+ SELECT f.tenant_id,
+    f.id,
+    f.kind,
+    o.instance_id,
+    f.workflow,
+    o.state,
+    o.visit_version,
+    f.since,
+    f.opened_at,
+    f.closed_at,
+    f.detail,
+    (0)::bigint AS epoch,
+    (0)::bigint AS "position"
+   FROM (pawl.finding f
+     LEFT JOIN pawl.finding o ON (false))
   WHERE false;
 
 create view pawl.instance_at as
@@ -1699,6 +1753,7 @@ create view pawl.subscription_row as
     events,
     states,
     terminal_only,
+    types,
     previous_secret_until,
     disabled_at,
     disabled_reason,
@@ -1990,10 +2045,10 @@ begin
   from pawl.consumer c
   cross join pawl.log_head e
   left join lateral (
-    select h.at
+    select r.at
     from pawl.log f
-    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
-    where f.position > c.position and not c.audit
+    cross join lateral (select pawl_private.logged_at(f) as at) r
+    where f.position > c.position and not c.audit and r.at is not null
     order by f.position
     limit 1
   ) o on true
@@ -2911,6 +2966,28 @@ end
 $$;
 revoke execute on function pawl.consumer_read_audit(text,bigint,bigint) from public;
 
+create function pawl.consumer_read_findings(p_consumer text, p_until bigint) returns SETOF pawl.finding_message
+language sql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select m.*
+  from pawl.consumer c
+  cross join lateral (
+    select l.* from pawl.log l where l.position > c.position and l.position <= p_until and l.finding_id is not null order by l.position
+  ) l
+  cross join lateral (
+    select f as finding from pawl.finding f where f.tenant_id = l.tenant_id and f.id = l.finding_id limit 1
+  ) f
+  cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
+  where c.name = p_consumer and not c.audit
+    and pawl_private.step_follows((f.finding).xid, (f.finding).seq, c.since, c.later_seq)
+  order by l.position
+$$;
+revoke execute on function pawl.consumer_read_findings(text,bigint) from public;
+
 create function pawl.consumer_renew(p_consumer text, p_leader text, p_term bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -2940,8 +3017,8 @@ set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps + a.rows,
-    n.at - least(o.at, t.oldest, u.oldest, a.oldest), c.advanced_at
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + f.findings + u.steps + a.rows,
+    n.at - least(o.at, t.oldest, f.oldest, u.oldest, a.oldest), c.advanced_at
   from pawl.consumer c
   cross join (select pawl.now() as at offset 0) n
   cross join pawl.log_head e
@@ -2949,10 +3026,10 @@ as $$
     select count(*) as steps, min(l.position) as next from pawl.log l where not c.audit and l.position > c.position
   ) l
   left join lateral (
-    select h.at
+    select r.at
     from pawl.log f
-    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
-    where f.position >= l.next
+    cross join lateral (select pawl_private.logged_at(f) as at) r
+    where f.position >= l.next and r.at is not null
     order by f.position
     limit 1
   ) o on true
@@ -2962,9 +3039,15 @@ as $$
     where not c.audit and pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
   ) t
   cross join lateral (
-    select count(*) as steps, min(h.at) as oldest
+    select count(*) as findings, min(f.opened_at) as oldest
+    from pawl_private.findings_between(e.snapshot, pg_current_snapshot()) f
+    where not c.audit and pawl_private.step_follows(f.xid, f.seq, c.since, c.later_seq)
+  ) f
+  cross join lateral (
+    select count(*) as steps, least(min(h.at), min(f.opened_at)) as oldest
     from pawl.unrouted_step u
     left join pawl.history h on h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version
+    left join pawl.finding f on f.tenant_id = u.tenant_id and f.id = u.finding_id
     where c.name = 'webhooks'
   ) u
   cross join lateral (
@@ -3485,7 +3568,7 @@ begin
       and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
       and d.next_attempt_at <= v_due
       and d.id <> all (p_flying)
-    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.version
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.seq
     limit p_limits[lane];
   end loop;
 end
@@ -3512,6 +3595,26 @@ as $$
   ) b
 $$;
 revoke execute on function pawl.delivery_endpoints(text[],uuid[]) from public;
+
+create function pawl.delivery_findings(p_tenants text[], p_ids uuid[]) returns SETOF pawl.finding_message
+language sql stable security definer
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select m.*
+  from unnest(p_tenants, p_ids) with ordinality as k (tenant_id, id, place)
+  cross join lateral (
+    select f as finding from pawl.finding f where f.tenant_id = k.tenant_id and f.id = k.id limit 1
+  ) f
+  cross join lateral (
+    select l.position from pawl.log l where l.tenant_id = k.tenant_id and l.finding_id = k.id limit 1
+  ) l
+  cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
+  order by k.place
+$$;
+revoke execute on function pawl.delivery_findings(text[],uuid[]) from public;
 
 create function pawl.delivery_lanes(p_after text, p_tenants text[], p_places uuid[], p_rest boolean, p_looks integer, p_each integer) returns SETOF pawl.delivery_lane
 language plpgsql stable security definer
@@ -3863,7 +3966,7 @@ begin
       with ordinality as r (tenant_id, id, result, delay, pause, status, error, response, place)
     where r.result <> 'delivered'
   loop
-    select d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    select d.subscription_id, d.instance_id, d.seq, d.callback, d.status
     into v_delivery
     from pawl.delivery d
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
@@ -3894,7 +3997,7 @@ begin
       update pawl.delivery d
       set next_attempt_at = null
       where d.tenant_id = v_attempt.tenant_id and d.subscription_id = v_delivery.subscription_id
-        and d.instance_id = v_delivery.instance_id and d.version > v_delivery.version
+        and d.instance_id = v_delivery.instance_id and d.seq > v_delivery.seq
         and d.status = 'pending' and d.next_attempt_at is not null;
     else
       v_tenants := v_tenants || v_attempt.tenant_id;
@@ -3931,7 +4034,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending'
-      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.seq
       limit 1
     ) f
     cross join lateral (
@@ -3939,7 +4042,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending' and d.next_attempt_at is null
-      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.seq
     ) w
     where f.next_attempt_at is null
   ) w
@@ -4070,6 +4173,7 @@ declare
   v_tasks record;
   v_deliveries record;
   v_causes record;
+  v_purged record;
 begin
   perform pawl_private.refuse_malformed(
     case when p_every between interval '0' and interval '10 years' then null else 'the time between looks is from 0 to 10 years' end);
@@ -4100,15 +4204,14 @@ begin
   opened := opened + v_tasks.opened + v_deliveries.opened;
   closed := v_causes.closed;
 
-  delete from pawl.finding f
-  where f.ctid = any (array(
-    select o.ctid from pawl.finding o where o.closed_at <= v_now - interval '30 days' order by o.closed_at limit v_limit));
+  select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
 
   update pawl_private.watch w
   set looked_at = case when more then '-infinity' else v_now end,
     task_tenant = (v_tasks.place).tenant, task_id = (v_tasks.place).id,
     delivery_tenant = (v_deliveries.place).tenant, delivery_id = (v_deliveries.place).id,
-    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id;
+    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id,
+    purged_at = v_purged.upto_at, purged_id = v_purged.upto_id;
 end
 $$;
 revoke execute on function pawl.finding_look(integer,interval) from public;
@@ -4937,12 +5040,7 @@ begin
     return pawl.now();
   end if;
   return coalesce(
-    (
-      select h.at
-      from pawl.log l
-      join pawl.history h on h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
-      where l.position = v_consumer.position
-    ),
+    (select pawl_private.logged_at(l) from pawl.log l where l.position = v_consumer.position),
     v_consumer.advanced_at, 'epoch');
 end
 $$;
@@ -5293,7 +5391,8 @@ begin
   end if;
   if restored then
     -- A copy may lack the numbers that the sequence has given out.
-    v_head.first_seq := setval('pawl.history_seq_seq', greatest(nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h)));
+    v_head.first_seq := setval('pawl.history_seq_seq', greatest(
+      nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h), (select max(f.seq) + 1 from pawl.finding f)));
     for v_step in
       select h.ctid as place
       from pawl.history h
@@ -5306,6 +5405,17 @@ begin
     end loop;
     update pawl.consumer c set later_seq = v_head.first_seq where c.later_seq is null;
     perform pawl_private.webhook_restored(v_head.first_seq);
+    -- In the order of the fold and of a look: they lock a consumer before they write findings.
+    perform from pawl.consumer c order by c.name for no key update;
+    lock table pawl.finding in share mode;
+    for v_step in
+      select f.ctid as place
+      from pawl.finding f
+      where not exists (select from pawl.log l where l.tenant_id = f.tenant_id and l.finding_id = f.id)
+      order by f.seq
+    loop
+      update pawl.finding f set seq = default, xid = default where f.ctid = v_step.place;
+    end loop;
     update pawl_private.purged_instance p set xid = default;
     delete from pawl_private.log_mark;
   end if;
@@ -5366,7 +5476,9 @@ begin
   if p_after is null or last < p_after or not v_led then
     return;
   end if;
-  select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
+  select
+    count(*), coalesce(array_agg(distinct s.instance_id) filter (where s.instance_id is not null), '{}'),
+    coalesce(array_agg(distinct s.tenant_id::text) filter (where s.instance_id is not null), '{}')
   into v_steps, instances, tenants
   from (select l.tenant_id, l.instance_id from pawl.log l where l.position > p_after order by l.position limit p_limit + 1) s;
   if v_steps > p_limit then
@@ -5510,6 +5622,7 @@ begin
   if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
     and not exists (select from pawl_private.audit_between(v_head.snapshot, v_snapshot))
+    and not exists (select from pawl_private.findings_between(v_head.snapshot, v_snapshot))
     -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
     and not (
       clock_timestamp() > v_began + interval '2 milliseconds'
@@ -5530,9 +5643,15 @@ begin
   if not leads then
     return;
   end if;
-  insert into pawl.log (position, tenant_id, instance_id, version)
-  select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-  from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
+  insert into pawl.log (position, tenant_id, instance_id, version, finding_id)
+  select v_head.position + row_number() over (order by n.seq), n.tenant_id, n.instance_id, n.version, n.finding_id
+  from (
+    select h.seq, h.tenant_id, h.instance_id, h.version, null::uuid as finding_id
+    from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h
+    union all
+    select f.seq, f.tenant_id, null, null, f.id
+    from pawl_private.findings_between(v_head.snapshot, v_snapshot) f
+  ) n;
   get diagnostics steps = row_count;
   v_last := v_head.position + steps;
   insert into pawl.audit_log (position, epoch, tenant_id, seq)
@@ -6688,9 +6807,9 @@ as $$
 begin
   select p.epoch, p.place, p.state into epoch, place, state from pawl.log_place(p_epoch, p_position) p;
   if state = 'known' then
-    select max(l.position), count(*) filter (where p_tenant = '*' or l.tenant_id = p_tenant)
+    select max(l.position), count(*) filter (where l.finding_id is null and (p_tenant = '*' or l.tenant_id = p_tenant))
     into until, steps
-    from (select l.position, l.tenant_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
+    from (select l.position, l.tenant_id, l.finding_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
     if pawl_private.steps_lost(p_tenant, p_workflows, p_position, coalesce(until, p_position), p_floor) then
       perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
     end if;
@@ -6786,7 +6905,7 @@ end
 $$;
 revoke execute on function pawl.stream_read(text,text[],bigint,bigint,bigint,integer,bigint) from public;
 
-create function pawl.subscription_create(p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text, p_actor text, p_seed uuid DEFAULT gen_random_uuid(), p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.subscription_row
+create function pawl.subscription_create(p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text, p_actor text, p_seed uuid DEFAULT gen_random_uuid(), p_caller jsonb DEFAULT NULL::jsonb, p_types text[] DEFAULT '{}'::text[]) returns SETOF pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -6801,9 +6920,9 @@ begin
     perform pawl_private.raise_condition('limit-reached', pawl_private.limit_text(v_reached), v_reached);
   end if;
   insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+    tenant_id, id, url, workflows, events, states, terminal_only, types, secret, since, created_at, created_by)
   values (
-    p_tenant, v_id, p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
+    p_tenant, v_id, p_url, p_workflows, p_events, p_states, p_terminal_only, p_types, p_secret,
     pg_current_snapshot(), v_now, p_actor);
   perform pawl_private.audit(
     p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.create', p_target => v_id::text,
@@ -6815,7 +6934,7 @@ exception
     perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
-revoke execute on function pawl.subscription_create(text,text,text[],text[],text[],boolean,text,text,uuid,jsonb) from public;
+revoke execute on function pawl.subscription_create(text,text,text[],text[],text[],boolean,text,text,uuid,jsonb,text[]) from public;
 
 create function pawl.subscription_delete(p_tenant text, p_id uuid, p_caller jsonb DEFAULT NULL::jsonb) returns boolean
 language plpgsql volatile security definer
@@ -6923,7 +7042,7 @@ end
 $$;
 revoke execute on function pawl.subscription_test(text,uuid,jsonb) from public;
 
-create function pawl.subscription_update(p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_disabled boolean, p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.subscription_row
+create function pawl.subscription_update(p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_disabled boolean, p_caller jsonb DEFAULT NULL::jsonb, p_types text[] DEFAULT NULL::text[]) returns SETOF pawl.subscription_row
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -6939,7 +7058,7 @@ declare
 begin
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
-  if p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null then
+  if p_disabled or coalesce(p_workflows, p_events, p_states, p_types) is not null or p_terminal_only is not null then
     perform pawl_private.route_only(p_tenant, p_id);
   end if;
 
@@ -6952,6 +7071,7 @@ begin
     events = coalesce(p_events, s.events),
     states = coalesce(p_states, s.states),
     terminal_only = coalesce(p_terminal_only, s.terminal_only),
+    types = coalesce(p_types, s.types),
     disabled_at = case when p_disabled then coalesce(s.disabled_at, v_now) when p_disabled is null then s.disabled_at end,
     disabled_reason = case
       when p_disabled then coalesce(s.disabled_reason, 'it was disabled through the API')
@@ -6987,7 +7107,7 @@ exception
     perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
-revoke execute on function pawl.subscription_update(text,uuid,text,text[],text[],text[],boolean,boolean,jsonb) from public;
+revoke execute on function pawl.subscription_update(text,uuid,text,text[],text[],text[],boolean,boolean,jsonb,text[]) from public;
 
 create function pawl.task_claim(p_tenants text[], p_connections text[], p_limits integer[], p_claimer text) returns SETOF pawl.task_call
 language plpgsql volatile security definer
@@ -7554,7 +7674,7 @@ end
 $$;
 revoke execute on function pawl.workflows_page(text,integer,bigint,text[]) from public;
 
-create function pawl_private.add_deliveries(p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[], p_ats timestamp with time zone[], p_epochs bigint[]) returns integer
+create function pawl_private.add_deliveries(p_routed pawl_private.routed[]) returns integer
 language plpgsql volatile
 set enable_hashjoin = 'off'
 set enable_mergejoin = 'off'
@@ -7567,13 +7687,12 @@ declare
   v_added integer;
 begin
   insert into pawl.delivery (
-    tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
+    tenant_id, id, subscription_id, callback, instance_id, version, finding_id, seq, type, status, attempts, next_attempt_at, created_at)
   select
-    m.tenant_id, pawl_private.delivery_id(m.at, m.instance_id, m.version, m.epoch, m.subscription_id), m.subscription_id,
-    m.subscription_id = m.instance_id, m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0,
+    m.tenant_id, pawl_private.delivery_id(m.at, m.instance_id, m.version, m.epoch, m.finding_id, m.subscription_id), m.subscription_id,
+    m.subscription_id is not distinct from m.instance_id, m.instance_id, m.version, m.finding_id, m.seq, m.type, 'pending', 0,
     case when w.failed then null else v_now end, m.at
-  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds, p_ats, p_epochs)
-    as m (tenant_id, subscription_id, instance_id, version, kind, at, epoch)
+  from unnest(p_routed) m
   left join lateral (
     select pawl_private.delivery_failed(d) as failed
     from pawl.delivery d
@@ -7581,17 +7700,17 @@ begin
       and d.subscription_id = m.subscription_id
       and d.instance_id = m.instance_id
       and d.status = 'pending'
-    order by d.tenant_id, d.instance_id, d.subscription_id, d.version
+    order by d.tenant_id, d.instance_id, d.subscription_id, d.seq
     limit 1
   ) w on true
   -- A delivery exists already if a crash or a failover took the consumer's position back, or if the subscription
   -- was changed.
-  on conflict on constraint delivery_step_key do nothing;
+  on conflict do nothing;
   get diagnostics v_added = row_count;
   return v_added;
 end
 $$;
-revoke execute on function pawl_private.add_deliveries(text[],uuid[],uuid[],bigint[],text[],timestamp with time zone[],bigint[]) from public;
+revoke execute on function pawl_private.add_deliveries(pawl_private.routed[]) from public;
 
 create function pawl_private.any_epoch_of(p_xid xid8, p_seq bigint) returns bigint
 language sql stable
@@ -8890,7 +9009,7 @@ begin
       where d.tenant_id = v_instance.tenant_id and d.instance_id = v_instance.id
         and d.status = coalesce(p_bulk.params ->> 'status', 'dead')
         and coalesce(d.subscription_id = (p_bulk.params ->> 'subscription_id')::uuid, true)
-      order by d.version, d.subscription_id);
+      order by d.seq, d.version, d.subscription_id);
     if v_ids = '{}' then
       return next row(
         v_instance.id, 'skipped', pawl_private.bulk_problem('nothing-to-replay', 'no delivery of the instance is chosen'))::pawl_private.bulk_result;
@@ -10575,14 +10694,19 @@ language sql immutable parallel safe
 as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 revoke execute on function pawl_private.delivery_failed(pawl.delivery) from public;
 
-create function pawl_private.delivery_id(p_at timestamp with time zone, p_instance uuid, p_version bigint, p_epoch bigint, p_subscription uuid) returns uuid
+create function pawl_private.delivery_id(p_at timestamp with time zone, p_instance uuid, p_version bigint, p_epoch bigint, p_finding uuid, p_subscription uuid) returns uuid
 language sql immutable parallel safe
 as $$
   select pawl_private.uuid_v7_with(
     p_at,
-    substring(sha256(convert_to(concat(p_instance, ':', p_version, '@', p_epoch, ' ', p_subscription), 'UTF8')) for 16))
+    substring(sha256(convert_to(
+      case
+        when p_finding is not null then concat('finding:', p_finding, ' ', p_subscription)
+        else concat(p_instance, ':', p_version, '@', p_epoch, ' ', p_subscription)
+      end,
+      'UTF8')) for 16))
 $$;
-revoke execute on function pawl_private.delivery_id(timestamp with time zone,uuid,bigint,bigint,uuid) from public;
+revoke execute on function pawl_private.delivery_id(timestamp with time zone,uuid,bigint,bigint,uuid,uuid) from public;
 
 create function pawl_private.digested(p_instance pawl.instance) returns jsonb
 language plpgsql stable
@@ -10779,6 +10903,11 @@ end
 $$;
 revoke execute on function pawl_private.entered_memory(pawl.instance,pawl_private.fire_command,timestamp with time zone) from public;
 
+create function pawl_private.epoch_at(p_position bigint) returns bigint
+language sql stable
+as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where e.first_position < p_position $$;
+revoke execute on function pawl_private.epoch_at(bigint) from public;
+
 create function pawl_private.epoch_of(p_xid xid8, p_seq bigint, p_head pawl.log_head) returns bigint
 language sql stable
 as $$
@@ -10880,6 +11009,34 @@ begin
 end
 $$;
 revoke execute on function pawl_private.fault(text,text) from public;
+
+create function pawl_private.finding_message_of(p_finding pawl.finding, p_position bigint) returns SETOF pawl.finding_message
+language sql stable
+as $$
+  select
+    (p_finding).tenant_id, (p_finding).id, (p_finding).kind, (p_finding).instance_id, (p_finding).workflow, (p_finding).state,
+    (p_finding).visit_version, (p_finding).since, (p_finding).opened_at, (p_finding).closed_at, (p_finding).detail,
+    pawl_private.epoch_at(p_position), p_position
+$$;
+revoke execute on function pawl_private.finding_message_of(pawl.finding,bigint) from public;
+
+create function pawl_private.findings_between(p_from pg_snapshot, p_until pg_snapshot) returns SETOF pawl.finding
+language sql stable
+as $$
+  select n.*
+  from (
+    select f.*
+    from pawl.finding f
+    where f.xid >= pg_snapshot_xmax(p_from) and f.xid < pg_snapshot_xmax(p_until) and pg_visible_in_snapshot(f.xid, p_until)
+    union all
+    select f.*
+    from pg_snapshot_xip(p_from) as x (xid)
+    cross join lateral (select f.* from pawl.finding f where f.xid = x.xid offset 0) f
+    where pg_visible_in_snapshot(x.xid, p_until)
+  ) n
+  where not exists (select from pawl.log l where l.tenant_id = n.tenant_id and l.finding_id = n.id offset 0)
+$$;
+revoke execute on function pawl_private.findings_between(pg_snapshot,pg_snapshot) from public;
 
 create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb, p_subject text) returns bytea
 language sql stable parallel safe
@@ -12258,6 +12415,22 @@ as $$
 $$;
 revoke execute on function pawl_private.log_until(bigint,integer) from public;
 
+create function pawl_private.logged_at(p_row pawl.log) returns timestamp with time zone
+language plpgsql stable
+as $$
+begin
+  if p_row.finding_id is not null then
+    return (select f.opened_at from pawl.finding f where f.tenant_id = p_row.tenant_id and f.id = p_row.finding_id);
+  end if;
+  return (
+    select h.at
+    from pawl.history h
+    where h.tenant_id = p_row.tenant_id and h.instance_id = p_row.instance_id and h.version = p_row.version
+  );
+end
+$$;
+revoke execute on function pawl_private.logged_at(pawl.log) from public;
+
 create function pawl_private.look_at_causes(p_after pawl_private.watched, p_limit integer, p_now timestamp with time zone, OUT place pawl_private.watched, OUT closed bigint) returns record
 language plpgsql volatile
 set enable_bitmapscan = 'off'
@@ -12329,7 +12502,7 @@ begin
   loop
     v_looked := v_looked + 1;
     v_last := (v_delivery.tenant_id, v_delivery.id);
-    continue when v_delivery.instance_id is null;
+    continue when v_delivery.version is null;
     select r.* into v_residence
     from pawl.residence r
     where r.tenant_id = v_delivery.tenant_id and r.instance_id = v_delivery.instance_id
@@ -13197,6 +13370,43 @@ end
 $$;
 revoke execute on function pawl_private.purge(text,uuid[],timestamp with time zone,boolean) from public;
 
+create function pawl_private.purge_findings(p_after_at timestamp with time zone, p_after_id uuid, p_limit integer, p_before timestamp with time zone, OUT upto_at timestamp with time zone, OUT upto_id uuid) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_read bigint := (select min(c.position) from pawl.consumer c where not c.audit);
+  v_finding record;
+  v_looked integer := 0;
+begin
+  for v_finding in
+    select f.tenant_id, f.id, f.closed_at
+    from pawl.finding f
+    where f.closed_at is not null and f.closed_at <= p_before and (f.closed_at, f.id) > (p_after_at, p_after_id)
+    order by f.closed_at, f.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    upto_at := v_finding.closed_at;
+    upto_id := v_finding.id;
+    continue when pawl_private.webhook_retains_finding(v_finding.tenant_id, v_finding.id);
+    delete from pawl.log l where l.tenant_id = v_finding.tenant_id and l.finding_id = v_finding.id and l.position <= v_read;
+    continue when not found;
+    delete from pawl.finding f where f.tenant_id = v_finding.tenant_id and f.id = v_finding.id;
+  end loop;
+  if v_looked < p_limit then
+    upto_at := '-infinity';
+    upto_id := '00000000-0000-0000-0000-000000000000';
+  end if;
+end
+$$;
+revoke execute on function pawl_private.purge_findings(timestamp with time zone,uuid,integer,timestamp with time zone) from public;
+
 create function pawl_private.put_off_undoing(p_tenant text, p_instance_id uuid, p_problem text, p_now timestamp with time zone) returns void
 language sql volatile
 as $$
@@ -13596,7 +13806,7 @@ begin
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
   for v_row in
-    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    select d.id, d.subscription_id, d.instance_id, d.version, d.finding_id, d.seq, d.callback, d.status
     from unnest(p_ids) as u (id)
     cross join lateral (
       select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
@@ -13610,9 +13820,11 @@ begin
       select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
       union all
       select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    ) or v_row.instance_id is not null and not exists (
+    ) or v_row.version is not null and not exists (
       select from pawl.history h
       where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
+    ) or v_row.finding_id is not null and not exists (
+      select from pawl.finding f where f.tenant_id = p_tenant and f.id = v_row.finding_id
     ) then
       gone := gone + 1;
       continue;
@@ -13622,8 +13834,8 @@ begin
     set status = 'pending', replayed = true,
       next_attempt_at = (
         select case
-          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
-            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
+          when not coalesce(bool_or(o.seq < v_row.seq and pawl_private.delivery_failed(o)), false)
+            then least(v_now, min(o.next_attempt_at) filter (where o.seq > v_row.seq))
         end
         from pawl.delivery o
         where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
@@ -13683,44 +13895,76 @@ as $$
 declare
   v_snapshot pg_snapshot := pg_current_snapshot();
 begin
-  perform pawl_private.add_deliveries(
-    array_agg(p_tenant), array_agg(p_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text),
-    array_agg(m.at), array_agg(m.epoch))
-  from (
-    select h.*, pawl_private.epoch_of(h.xid, h.seq, e) as epoch
+  perform pawl_private.add_deliveries(array(
+    select row(p_tenant, p_id, n.instance_id, n.version, n.finding_id, n.seq, n.type, n.at, n.epoch)::pawl_private.routed
     from pawl.log_head e
     cross join pawl.consumer c
     cross join lateral (
-      (
-        select 0 as part, u.position as place, h as step
-        from pawl.unrouted_step u
-        cross join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h
-        where u.tenant_id = p_tenant
-        order by u.tenant_id, u.position
-        limit 20000
-      )
+      select
+        o.part, o.place, h.instance_id, h.version, null::uuid as finding_id, h.xid, h.seq, pawl_private.message_type(h.kind) as type,
+        h.workflow, h.event, h.to_state, h.status, h.at, pawl_private.epoch_of(h.xid, h.seq, e) as epoch
+      from (
+        (
+          select 0 as part, u.position as place, h as step
+          from pawl.unrouted_step u
+          cross join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h
+          where u.tenant_id = p_tenant
+          order by u.tenant_id, u.position
+          limit 20000
+        )
+        union all
+        (
+          select 1, l.position, h
+          from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
+          cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
+          where l.tenant_id = p_tenant
+        )
+        union all
+        (
+          select 2, h.seq, h::pawl.history
+          from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
+          where h.tenant_id = p_tenant
+        )
+      ) o
+      cross join lateral (select (o.step).*) h
       union all
-      (
-        select 1, l.position, h
-        from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
-        cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
-        where l.tenant_id = p_tenant
-      )
-      union all
-      (
-        select 2, h.seq, h::pawl.history
-        from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
-        where h.tenant_id = p_tenant
-      )
+      select
+        o.part, o.place, f.instance_id, null, f.id, f.xid, f.seq, 'pawl.finding.opened', f.workflow, null, f.state, null, f.opened_at, null
+      from (
+        (
+          select 0 as part, u.position as place, f::pawl.finding as finding
+          from (
+            select u.*
+            from pawl.unrouted_step u
+            where u.tenant_id = p_tenant and u.finding_id is not null
+            order by u.tenant_id, u.position
+            limit 20000
+          ) u
+          cross join lateral (select f.* from pawl.finding f where f.tenant_id = u.tenant_id and f.id = u.finding_id limit 1) f
+        )
+        union all
+        (
+          select 1, l.position, f::pawl.finding
+          from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
+          cross join lateral (select f.* from pawl.finding f where f.tenant_id = l.tenant_id and f.id = l.finding_id limit 1) f
+          where l.tenant_id = p_tenant and l.finding_id is not null
+        )
+        union all
+        (
+          select 2, f.seq, f::pawl.finding
+          from (select f.* from pawl_private.findings_between(e.snapshot, v_snapshot) f limit 20000) f
+          where f.tenant_id = p_tenant
+        )
+      ) o
+      cross join lateral (select (o.finding).*) f
     ) n
-    cross join lateral (select (n.step).*) h
     cross join lateral (
       select s from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id limit 1
     ) s
     where c.name = 'webhooks'
-      and pawl_private.subscription_wants(s.s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
+      and pawl_private.subscription_wants(s.s, n.xid, n.seq, n.type, n.workflow, n.event, n.to_state, n.status)
     order by n.part, n.place
-  ) m;
+  ));
 end
 $$;
 revoke execute on function pawl_private.route_only(text,uuid) from public;
@@ -13733,21 +13977,23 @@ set enable_seqscan = 'off'
 set jit = 'off'
 as $$
 declare
-  v_tenants text[];
-  v_subscriptions uuid[];
-  v_instances uuid[];
-  v_versions bigint[];
-  v_kinds text[];
-  v_ats timestamptz[];
-  v_epochs bigint[];
+  v_routed pawl_private.routed[];
 begin
   with step as materialized (
     select
-      l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
+      l.position, h.tenant_id, h.instance_id, h.version::bigint as version, null::uuid as finding_id, h.seq, h.xid, h.workflow,
+      pawl_private.message_type(h.kind) as type, h.event, h.to_state, h.status::text as status, h.at,
       pawl_private.epoch_of(h.xid, h.seq, p_head) as epoch
     from pawl.log l
     cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
     where l.position > p_after and l.position <= p_until
+    union all
+    select
+      l.position, f.tenant_id, f.instance_id, null, f.id, f.seq, f.xid, f.workflow, 'pawl.finding.opened', null, f.state, null, f.opened_at,
+      null
+    from pawl.log l
+    cross join lateral (select f.* from pawl.finding f where f.tenant_id = l.tenant_id and f.id = l.finding_id limit 1) f
+    where l.position > p_after and l.position <= p_until and l.finding_id is not null
   ),
   -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
   first as (
@@ -13777,8 +14023,10 @@ begin
     from in_share h
   ),
   late as (
-    insert into pawl.unrouted_step (tenant_id, position, instance_id, version, after_subscription)
-    select h.tenant_id, h.position, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
+    insert into pawl.unrouted_step (tenant_id, position, instance_id, version, finding_id, after_subscription)
+    select
+      h.tenant_id, h.position, case when h.finding_id is null then h.instance_id end, h.version, h.finding_id,
+      '00000000-0000-0000-0000-000000000000'
     from placed h
     where h.put_off and h.pairs > 0
     on conflict on constraint unrouted_step_pkey do nothing
@@ -13790,7 +14038,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and pawl_private.subscription_wants(s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, h.type, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -13802,11 +14050,12 @@ begin
     where h.status <> 'active'
   )
   select
-    (select count(*) from step), array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id),
-    array_agg(m.version::bigint), array_agg(m.kind::text), array_agg(m.at), array_agg(m.epoch)
-  into steps, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs
+    (select count(*) from step),
+    array_agg(row(
+      m.tenant_id, m.subscription_id, m.instance_id, m.version, m.finding_id, m.seq, m.type, m.at, m.epoch)::pawl_private.routed)
+  into steps, v_routed
   from (select m.* from matching m order by m.position, m.subscription_id) m;
-  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs);
+  deliveries := pawl_private.add_deliveries(v_routed);
 end
 $$;
 revoke execute on function pawl_private.route_page(bigint,bigint,integer,pawl.log_head) from public;
@@ -13832,19 +14081,27 @@ begin
     select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.position limit 1;
   end if;
   for v_step in
-    select u.position, u.instance_id, u.version, u.after_subscription, h.xid, h.seq, h.workflow, h.kind, h.event, h.to_state, h.status, h.at
+    select
+      u.position, coalesce(u.instance_id, f.instance_id) as instance_id, u.version, u.finding_id, u.after_subscription,
+      coalesce(h.xid, f.xid) as xid, coalesce(h.seq, f.seq) as seq, coalesce(h.workflow, f.workflow) as workflow,
+      case when u.finding_id is null then pawl_private.message_type(h.kind) else 'pawl.finding.opened' end as type, h.event,
+      coalesce(h.to_state, f.state) as to_state, h.status, coalesce(h.at, f.opened_at) as at,
+      case when u.finding_id is null then pawl_private.epoch_of(h.xid, h.seq, p_head) end as epoch
     from (
       select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.position limit p_limit
     ) u
     -- A step that was purged has no deliveries.
     left join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h on true
+    left join lateral (
+      select f.* from pawl.finding f where f.tenant_id = u.tenant_id and f.id = u.finding_id limit 1
+    ) f on true
     order by u.tenant_id, u.position
   loop
     select
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
         where pawl_private.subscription_wants(
-          l.subscription, v_step.xid, v_step.seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+          l.subscription, v_step.xid, v_step.seq, v_step.type, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -13854,11 +14111,11 @@ begin
       order by s.tenant_id, s.id
       limit v_left
     ) l;
-    deliveries := deliveries + pawl_private.add_deliveries(
-      array_fill(tenant, array[cardinality(v_chosen)]), v_chosen, array_fill(v_step.instance_id, array[cardinality(v_chosen)]),
-      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]),
-      array_fill(v_step.at, array[cardinality(v_chosen)]),
-      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq, p_head), array[cardinality(v_chosen)]));
+    deliveries := deliveries + pawl_private.add_deliveries(array(
+      select row(
+        tenant, c.id, v_step.instance_id, v_step.version, v_step.finding_id, v_step.seq, v_step.type, v_step.at, v_step.epoch
+      )::pawl_private.routed
+      from unnest(v_chosen) as c (id)));
     if cardinality(v_looked) < v_left then
       delete from pawl.unrouted_step u where u.tenant_id = tenant and u.position = v_step.position;
     else
@@ -14719,6 +14976,7 @@ as $$
     'url', regexp_replace(regexp_replace(s.url, '[?#].*', ''), '^([^/]*//)[^/]*@', '\1'),
     'workflows', s.workflows, 'events', s.events, 'states', s.states, 'terminal_only', s.terminal_only,
     'disabled', s.disabled_at is not null)
+    || case when s.types <> '{}' then jsonb_build_object('types', s.types) else '{}' end
   from pawl.subscription s
   where s.tenant_id = p_tenant and s.id = p_id
 $$;
@@ -14745,22 +15003,26 @@ end
 $$;
 revoke execute on function pawl_private.subscription_limit(text) from public;
 
-create function pawl_private.subscription_wants(p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text) returns boolean
+create function pawl_private.subscription_wants(p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_type text, p_workflow text, p_event text, p_to_state text, p_status text) returns boolean
 language sql stable
 as $$
   select p_subscription.disabled_at is null
     and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.later_seq)
     and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
-    and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
+    and case
+      when p_type = 'pawl.finding.opened' then p_type = any (p_subscription.types)
+      else (p_subscription.types = '{}' or p_type = any (p_subscription.types))
+        and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
+        and (not p_subscription.terminal_only or p_status <> 'active')
+    end
     and (
       p_subscription.states = '{}'
       or exists (
         select from unnest(p_subscription.states) as f (state) where p_to_state = f.state or starts_with(p_to_state, f.state || '.')
       )
     )
-    and (not p_subscription.terminal_only or p_status <> 'active')
 $$;
-revoke execute on function pawl_private.subscription_wants(pawl.subscription,xid8,bigint,text,text,text,text) from public;
+revoke execute on function pawl_private.subscription_wants(pawl.subscription,xid8,bigint,text,text,text,text,text) from public;
 
 create function pawl_private.sweep_instance(p_tenant text, p_instance_id uuid, p_ids uuid[], p_reports jsonb[], p_now timestamp with time zone) returns text
 language plpgsql volatile
@@ -15387,7 +15649,7 @@ begin
     from (
       select u.tenant_id, u.instance_id
       from (
-        select l.tenant_id, l.instance_id from pawl.log l where l.position > v_position
+        select l.tenant_id, l.instance_id from pawl.log l where l.position > v_position and l.finding_id is null
         union all
         select h.tenant_id, h.instance_id
         from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq) h
@@ -15600,7 +15862,7 @@ begin
       -- Looked up without the status, so that the index on pending deliveries is not taken.
       select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.instance_id = p_id offset 0
     ) d
-    where d.status = 'pending'
+    where d.status = 'pending' and d.finding_id is null
       and not exists (
         select from pawl.subscription s
         where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
@@ -15609,6 +15871,25 @@ begin
 end
 $$;
 revoke execute on function pawl_private.webhook_retains(text,uuid) from public;
+
+create function pawl_private.webhook_retains_finding(p_tenant text, p_id uuid) returns boolean
+language plpgsql stable
+as $$
+begin
+  return exists (
+    select from pawl.unrouted_step u where u.tenant_id = p_tenant and u.finding_id = p_id
+  ) or exists (
+    select
+    from pawl.delivery d
+    where d.tenant_id = p_tenant and d.finding_id = p_id and d.status = 'pending'
+      and not exists (
+        select from pawl.subscription s
+        where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
+      )
+  );
+end
+$$;
+revoke execute on function pawl_private.webhook_retains_finding(text,uuid) from public;
 
 create function pawl_private.with_memory(p_before pawl.instance, p_next pawl.instance, p_move pawl_private.move, p_command pawl_private.fire_command, p_at timestamp with time zone) returns pawl.instance
 language plpgsql stable

@@ -13,7 +13,7 @@ import (
 func deliveryOf(d subscription.Delivery) api.Delivery {
 	return api.Delivery{
 		ID: d.ID.String(), SubscriptionID: textOf(d.SubscriptionID), InstanceID: textOf(d.InstanceID), Version: d.Version,
-		Type: d.Type, Status: api.DeliveryStatus(d.Status), Attempts: d.Attempts, NextAttemptAt: (*api.Timestamp)(d.NextAttemptAt),
+		FindingID: textOf(d.FindingID), Type: d.Type, Status: api.DeliveryStatus(d.Status), Attempts: d.Attempts, NextAttemptAt: (*api.Timestamp)(d.NextAttemptAt),
 		LastStatus: d.LastStatus, LastError: d.LastError, LastResponse: d.LastResponse, CreatedAt: api.Timestamp(d.CreatedAt),
 		DeliveredAt: (*api.Timestamp)(d.DeliveredAt),
 	}

@@ -14,7 +14,7 @@ func subscriptionOf(s subscription.Subscription) api.Subscription {
 	return api.Subscription{
 		ID: s.ID.String(), URL: s.URL,
 		Filter: api.SubscriptionFilter{
-			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: &s.TerminalOnly,
+			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: &s.TerminalOnly, Types: typesOf(s.Types),
 		},
 		Secret: optional(s.Secret), Disabled: s.DisabledAt != nil, DisabledAt: (*api.Timestamp)(s.DisabledAt),
 		DisabledReason: s.DisabledReason, Failures: s.Failures, RestsUntil: (*api.Timestamp)(s.CircuitOpenUntil), Finding: s.Finding,
@@ -22,9 +22,18 @@ func subscriptionOf(s subscription.Subscription) api.Subscription {
 	}
 }
 
+// typesOf leaves out an empty list, so that a filter without types reads as it was written.
+func typesOf(types []string) []api.MessageType {
+	if len(types) == 0 {
+		return nil
+	}
+	return each(types, func(t string) api.MessageType { return api.MessageType(t) })
+}
+
 // filterOf converts the filter of a request.
 func filterOf(f api.SubscriptionFilter) subscription.Filter {
 	return subscription.Filter{
+		Types:     each(f.Types, func(t api.MessageType) string { return string(t) }),
 		Workflows: f.Workflows, Events: f.Events, States: f.States, TerminalOnly: value(f.TerminalOnly),
 	}
 }

@@ -51,6 +51,12 @@ func TestSubscriptions(t *testing.T) {
 		wantAt("disabled", "false", "disabled_reason", "null", "url", "https://93.184.215.14/2",
 			"filter", `{"events":[],"states":["CANCELLED"],"terminal_only":false,"workflows":[]}`)
 	a.do(http.MethodPatch, one, `{}`).want(http.StatusOK).wantAt("filter.states", `["CANCELLED"]`)
+	a.do(http.MethodPatch, one, `{"filter": {"types": ["pawl.finding.opened", "pawl.instance.created"]}}`).want(http.StatusOK).
+		wantAt("filter.types", `["pawl.finding.opened","pawl.instance.created"]`)
+	a.do(http.MethodPatch, one, `{"filter": {"types": []}}`).want(http.StatusOK).
+		wantAt("filter", `{"events":[],"states":[],"terminal_only":false,"workflows":[]}`)
+	a.do(http.MethodPatch, one, `{"filter": {"types": ["pawl.subscription.test"]}}`).want(http.StatusBadRequest, "malformed-request")
+	a.do(http.MethodPatch, one, `{"filter": {"states": ["CANCELLED"]}}`).want(http.StatusOK)
 	a.do(http.MethodPatch, one, `{"secret": "x"}`).want(http.StatusBadRequest, "malformed-request")
 	a.do(http.MethodPatch, one, ``).want(http.StatusBadRequest, "malformed-request")
 

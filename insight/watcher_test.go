@@ -263,6 +263,28 @@ func TestDeadLettersAreFound(t *testing.T) {
 	wantOpen(t, pool)
 }
 
+// A dead letter that tells of a finding is not found: its endpoint may be told of findings.
+func TestDeadLettersOfFindingsAreNotFound(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, waiting(`"stuck_after": "1h",`))
+	ids := made(t, pool, "waiting", 1)
+	subscription := bounded.Value[string](t, pool, `
+		select (pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_x', 'tester', p_types => '{pawl.finding.opened}')).id::text`)
+	dbtest.Advance(t, pool, time.Hour)
+	wantOpen(t, pool, "slow WAIT")
+	dead := func(finding, version, kind string) {
+		t.Helper()
+		bounded.Exec(t, pool, fmt.Sprintf(`
+			insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, finding_id, type, status, attempts, last_status, created_at)
+			select tenant_id, gen_random_uuid(), $1, false, instance_id, %s, %s, $2, 'dead', 9, 500, pawl.now() from pawl.finding where instance_id = $3`, version, finding),
+			subscription, kind, ids[0])
+	}
+	dead("id", "null", "pawl.finding.opened")
+	wantOpen(t, pool, "slow WAIT")
+	dead("null", "1", "pawl.instance.created")
+	wantOpen(t, pool, "slow WAIT", "delivery-dead WAIT")
+}
+
 // A Watcher looks by itself, and one whose database is away goes on later. Two of them open nothing twice.
 func TestWatcher(t *testing.T) {
 	t.Parallel()

@@ -1,12 +1,12 @@
 // Package outbox reads the log of committed steps and publishes each step as a message, at least
-// once and in order within each instance. It does so with the rows of the audit, in the order of their
-// positions.
+// once and in order within each instance. It does so with findings that were opened, for those who ask,
+// and with the rows of the audit, in the order of their positions.
 //
 // # What it owns
 //
 //   - [Message]: a step in the shape in which it is published, and its CloudEvent.
 //   - [Relay]: publishes messages to a [Sink] on behalf of a consumer.
-//   - [Sequencer]: gives committed steps and rows of the audit their positions.
+//   - [Sequencer]: gives committed steps, findings and rows of the audit their positions.
 //   - [Election]: makes one process at a time the leader of a consumer, or the sequencer. Package webhook uses
 //     it too.
 //   - [Statuses] and [DeleteConsumer]: what an operator sees of consumers and does to them.
@@ -16,8 +16,8 @@
 //
 // # The log, the position and the page
 //
-// History is the outbox: a step is published because it was committed, whether by the service, by
-// a timer or by a SQL caller. The sequencer gives each committed step a position in the log.
+// History is the outbox, and the table of findings is another part of it: a step is published because it was committed, whether by the service, by
+// a timer or by a SQL caller. The sequencer gives each committed step, and each finding, a position in the log.
 //
 //	history ──tick──▶ log ──page after the consumer's position──▶ Sink.Publish ──▶ move the position,
 //	                                                                               if this term still leads

@@ -14,20 +14,40 @@ import (
 )
 
 // A Message is a committed step of an instance, in the shape in which sinks and webhooks publish
-// it. To a sink of the audit it is a row of the audit.
+// it. To those who ask for findings it may be a finding that was opened, and to a sink of the audit it is a row of the audit.
 type Message struct {
 	Tenant string
-	// Epoch is that of the log to which the step belongs, or the row. 1 is the first one.
+	// Epoch is that of the log to which the step belongs, or the finding, or the row. 1 is the first one.
 	Epoch int64
-	// Position is the step's position in the log. It rises with each step of an instance. It is 0 if the step was not
-	// read from the log. Rows of the audit have positions of their own, which rise with each message.
+	// Position is the position in the log. It rises with each step of an instance, and with each finding. It is 0 if the
+	// step was not read from the log. Rows of the audit have positions of their own, which rise with each message.
 	Position int64
 	// Step is the step itself.
 	Step fsm.Step
 	// Instance is the instance as the step left it.
 	Instance fsm.Instance
+	// Finding is what was found, as it is when the message is read. Then Step and Instance are zero.
+	Finding *Finding
 	// Audit is the row of the audit. Then Step and Instance are zero.
 	Audit *access.AuditRow
+}
+
+// A Finding says what is, or was, wrong, with the members of [finding.Finding]. What is nil is not known of its kind: there
+// may be no instance.
+//
+// [finding.Finding]: https://pkg.go.dev/github.com/pawl-fsm/pawl/fsm/finding#Finding
+type Finding struct {
+	ID         uuid.UUID
+	Kind       string
+	InstanceID *uuid.UUID
+	Workflow   string
+	State      *string
+	Version    *int64
+	Since      *time.Time
+	OpenedAt   time.Time
+	// ClosedAt is nil while the finding is open.
+	ClosedAt *time.Time
+	Detail   json.RawMessage
 }
 
 // MessageOf returns the message of a step that was read from the outbox.
@@ -50,6 +70,17 @@ func MessageOf(e queries.Message) Message {
 	return out
 }
 
+// FindingMessageOf returns the message of a finding that was read from the outbox.
+func FindingMessageOf(f queries.FindingMessage) Message {
+	return Message{
+		Tenant: f.TenantID, Epoch: f.Epoch, Position: f.Position,
+		Finding: &Finding{
+			ID: f.ID, Kind: f.Kind, InstanceID: f.InstanceID, Workflow: f.Workflow, State: f.State, Version: f.VisitVersion,
+			Since: f.Since, OpenedAt: f.OpenedAt, ClosedAt: f.ClosedAt, Detail: f.Detail,
+		},
+	}
+}
+
 // auditMessageOf returns the message of a row of the audit.
 func auditMessageOf(a queries.AuditMessage) Message {
 	return Message{
@@ -63,10 +94,13 @@ func auditMessageOf(a queries.AuditMessage) Message {
 }
 
 // ID is "<instance>:<version>", and that of a row of the audit "audit:<seq>". From the second epoch on, "@<epoch>"
-// follows. It is the same each time the message is published, and no other step or row has it, so a receiver can drop
-// repeats by it.
+// follows. That of a finding is "finding:<id>" in every epoch, since the ids of findings are never given twice. It is the
+// same each time the message is published, and no other message has it, so a receiver can drop repeats by it.
 func (m Message) ID() string {
-	if m.Audit == nil {
+	switch {
+	case m.Finding != nil:
+		return "finding:" + m.Finding.ID.String()
+	case m.Audit == nil:
 		return fsm.StepID(m.Instance.ID, m.Step.Version, m.Epoch)
 	}
 	id := "audit:" + strconv.FormatInt(m.Audit.Seq, 10)
@@ -77,20 +111,37 @@ func (m Message) ID() string {
 }
 
 // Key is what the order of messages is kept by: the messages with one key are published one after the other. It is the
-// id of the instance, and "audit" for all rows of the audit.
+// id of the instance, also for the findings about it, and "audit" for all rows of the audit. A finding without an instance
+// has a key of its own.
 func (m Message) Key() string {
-	if m.Audit != nil {
+	switch {
+	case m.Audit != nil:
 		return "audit"
+	case m.Finding == nil:
+		return m.Instance.ID.String()
+	case m.Finding.InstanceID == nil:
+		return m.ID()
 	}
-	return m.Instance.ID.String()
+	return m.Finding.InstanceID.String()
 }
 
-// At is when the step was made, or the row written.
+// At is when the step was made, the finding opened, or the row written.
 func (m Message) At() time.Time {
-	if m.Audit != nil {
+	switch {
+	case m.Audit != nil:
 		return m.Audit.At
+	case m.Finding != nil:
+		return m.Finding.OpenedAt
 	}
 	return m.Step.At
+}
+
+// Workflow is that of the instance, or of the finding; empty for a row of the audit.
+func (m Message) Workflow() string {
+	if m.Finding != nil {
+		return m.Finding.Workflow
+	}
+	return m.Instance.Workflow
 }
 
 // types are the types of CloudEvents by the kind of step. The database derives the same types for
@@ -107,21 +158,25 @@ var types = map[string]string{
 	"compensated": "pawl.instance.compensated",
 }
 
-// Type is the type of the CloudEvent, such as pawl.instance.transitioned; pawl.audit for a row of the audit.
+// Type is the type of the CloudEvent, such as pawl.instance.transitioned; pawl.finding.opened for a finding, and pawl.audit
+// for a row of the audit.
 func (m Message) Type() string {
-	if m.Audit != nil {
+	switch {
+	case m.Audit != nil:
 		return "pawl.audit"
+	case m.Finding != nil:
+		return "pawl.finding.opened"
 	}
 	return types[m.Step.Kind]
 }
 
-// Source is the source of the CloudEvent: /tenants/{tenant}/workflows/{workflow}, or /tenants/{tenant}/audit, each name
-// percent-encoded.
+// Source is the source of the CloudEvent: /tenants/{tenant}/workflows/{workflow}, also for a finding, or
+// /tenants/{tenant}/audit, each name percent-encoded.
 func (m Message) Source() string {
 	if m.Audit != nil {
 		return "/tenants/" + url.PathEscape(m.Tenant) + "/audit"
 	}
-	return "/tenants/" + url.PathEscape(m.Tenant) + "/workflows/" + url.PathEscape(m.Instance.Workflow)
+	return "/tenants/" + url.PathEscape(m.Tenant) + "/workflows/" + url.PathEscape(m.Workflow())
 }
 
 // CloudEventType is the media type of a CloudEvent in structured mode.
@@ -135,11 +190,17 @@ const CloudEventType = "application/cloudevents+json"
 // the instance's history as the API shows it, with one more member, instance: the instance after
 // that step.
 //
+// Of a finding, the subject is the instance, and is missing without one. It has no sequence, since it is no step. The data is
+// the finding as the API shows it.
+//
 // Of a row of the audit, the subject is its target, and is missing without one. The extension sequence is the position.
 // The data is the row as the API shows it.
 func (m Message) CloudEvent() ([]byte, error) {
-	if m.Audit != nil {
+	switch {
+	case m.Audit != nil:
 		return m.auditEvent()
+	case m.Finding != nil:
+		return m.findingEvent()
 	}
 	s, i := m.Step, m.Instance
 	if i.AcceptedEvents == nil {
@@ -165,6 +226,21 @@ func (m Message) CloudEvent() ([]byte, error) {
 	}
 	if s.Traceparent != nil {
 		out.Traceparent = *s.Traceparent
+	}
+	return out.CloudEvent()
+}
+
+func (m Message) findingEvent() ([]byte, error) {
+	f := m.Finding
+	out := Envelope{
+		ID: m.ID(), Source: m.Source(), Type: m.Type(), Time: f.OpenedAt, Epoch: m.Epoch, TenantID: m.Tenant,
+		Data: findingData{
+			ID: f.ID, Kind: f.Kind, InstanceID: f.InstanceID, Workflow: f.Workflow, State: f.State, Version: f.Version,
+			Since: (*timestamp)(f.Since), OpenedAt: timestamp(f.OpenedAt), ClosedAt: (*timestamp)(f.ClosedAt), Detail: f.Detail,
+		},
+	}
+	if f.InstanceID != nil {
+		out.Subject = f.InstanceID.String()
 	}
 	return out.CloudEvent()
 }
@@ -257,6 +333,20 @@ type messageInstance struct {
 	StateChangedAt  timestamp       `json:"state_changed_at"`
 	ExpiresAt       *timestamp      `json:"expires_at"`
 	Error           json.RawMessage `json:"error"`
+}
+
+// findingData has the members of the API's Finding.
+type findingData struct {
+	ID         uuid.UUID       `json:"id"`
+	Kind       string          `json:"kind"`
+	InstanceID *uuid.UUID      `json:"instance_id"`
+	Workflow   string          `json:"workflow"`
+	State      *string         `json:"state"`
+	Version    *int64          `json:"version"`
+	Since      *timestamp      `json:"since"`
+	OpenedAt   timestamp       `json:"opened_at"`
+	ClosedAt   *timestamp      `json:"closed_at"`
+	Detail     json.RawMessage `json:"detail"`
 }
 
 // auditData has the members of the API's AuditRow.

@@ -1,10 +1,12 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -37,6 +39,9 @@ type RelayConfig struct {
 	// consumer reads nothing else. FromStart is as for steps: without it, a consumer that is created now begins with the rows
 	// that get positions from now on.
 	Audit bool
+	// Findings makes the relay publish the findings that are opened, too, each at its position between the steps. A consumer
+	// begins with those behind its position. It counts for nothing with Audit.
+	Findings bool
 	// Page is the most messages that are published at once. The page shrinks while pages take
 	// too long. Default 500.
 	Page int
@@ -70,7 +75,7 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	return c
 }
 
-// A Relay publishes every committed step, or every row of the audit, to a sink on behalf of a consumer, whose position is in
+// A Relay publishes every committed step, with RelayConfig.Findings also the findings, or every row of the audit, to a sink on behalf of a consumer, whose position is in
 // the database. Any number of processes may run the relay of one consumer: one at a time leads
 // and publishes.
 type Relay struct {
@@ -147,6 +152,11 @@ func (l *leadership) relayPage(ctx context.Context) (n int, more bool, err error
 	if bytes >= fsm.PageBytes {
 		position = messages[len(messages)-1].Position
 	}
+	if l.config.Findings && !l.config.Audit {
+		if messages, err = l.addFindings(ctx, messages, position); err != nil {
+			return 0, false, err
+		}
+	}
 	if len(messages) > 0 {
 		if err := l.publish(ctx, messages); err != nil {
 			return 0, false, err
@@ -172,6 +182,20 @@ func (l *leadership) read(ctx context.Context, until int64) (messages []Message,
 		messages = append(messages, MessageOf(row))
 	}
 	return messages, bytes, err
+}
+
+// addFindings adds the findings up to a position to the messages of a page, in the order of positions.
+func (l *leadership) addFindings(ctx context.Context, messages []Message, until int64) ([]Message, error) {
+	rows, err := l.queries.ConsumerReadFindings(ctx, queries.ConsumerReadFindingsParams{Consumer: l.consumer, Until: until})
+	if err != nil {
+		l.page.Adapt(err)
+		return nil, err
+	}
+	for _, row := range rows {
+		messages = append(messages, FindingMessageOf(row))
+	}
+	slices.SortFunc(messages, func(a, b Message) int { return cmp.Compare(a.Position, b.Position) })
+	return messages, nil
 }
 
 // publish gives the sink no more time than the lease has left. What it published later could come

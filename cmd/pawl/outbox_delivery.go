@@ -14,6 +14,7 @@ type deliveryAnswer struct {
 	SubscriptionID *string `json:"subscription_id"`
 	InstanceID     *string `json:"instance_id"`
 	Version        *int64  `json:"version"`
+	FindingID      string  `json:"finding_id"`
 	Type           string  `json:"type"`
 	Status         string  `json:"status"`
 	Attempts       int     `json:"attempts"`
@@ -31,8 +32,11 @@ func (d *deliveryAnswer) UnmarshalJSON(data []byte) error {
 // MarshalJSON returns the whole answer.
 func (d deliveryAnswer) MarshalJSON() ([]byte, error) { return d.raw, nil }
 
-// step is the step of the delivered message, as instance:version; a test delivery has none.
+// step is the step of the delivered message, as instance:version, or the finding, as finding:id; a test delivery has none.
 func (d *deliveryAnswer) step() string {
+	if d.FindingID != "" {
+		return "finding:" + d.FindingID
+	}
 	if d.InstanceID == nil || d.Version == nil {
 		return "-"
 	}

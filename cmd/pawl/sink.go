@@ -14,7 +14,7 @@ import (
 
 // sinkFlags are the flags of serve and dev for sinks.
 type sinkFlags struct {
-	Sinks []string `name:"sink" sep:" " env:"PAWL_SINKS" placeholder:"URL" help:"Publish every message to this sink: stdout:, nats://host/STREAM, kafka://host/TOPIC or amqp://host/vhost?exchange=NAME. May be repeated; in the environment, separated by spaces. With ?audit=true it gets the audit too. Put passwords in the environment only."`
+	Sinks []string `name:"sink" sep:" " env:"PAWL_SINKS" placeholder:"URL" help:"Publish every message to this sink: stdout:, nats://host/STREAM, kafka://host/TOPIC or amqp://host/vhost?exchange=NAME. May be repeated; in the environment, separated by spaces. With ?findings=true it gets findings too, and with ?audit=true the audit. Put passwords in the environment only."`
 }
 
 // Validate refuses URLs that cannot work, and two sinks with one consumer, of which only one would get
@@ -55,7 +55,7 @@ func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, h
 		}
 		receiver = sink.InTurns(receiver)
 		relays := []*outbox.Relay{
-			outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: hub.WakeLog, Logger: c.log}),
+			outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Findings: u.Findings, Wake: hub.WakeLog, Logger: c.log}),
 		}
 		if u.AuditConsumer != "" {
 			relays = append(relays, outbox.NewRelay(pool, u.AuditConsumer, receiver, outbox.RelayConfig{Audit: true, FromStart: u.FromStart, Logger: c.log}))

@@ -29,6 +29,7 @@ type subscriptionAnswer struct {
 		Events       []string `json:"events"`
 		States       []string `json:"states"`
 		TerminalOnly bool     `json:"terminal_only"`
+		Types        []string `json:"types"`
 	} `json:"filter"`
 	Secret         string  `json:"secret"`
 	DisabledReason *string `json:"disabled_reason"`
@@ -53,7 +54,7 @@ func (s *subscriptionAnswer) filter() string {
 	for _, part := range []struct {
 		name  string
 		names []string
-	}{{"workflows", s.Filter.Workflows}, {"events", s.Filter.Events}, {"states", s.Filter.States}} {
+	}{{"types", s.Filter.Types}, {"workflows", s.Filter.Workflows}, {"events", s.Filter.Events}, {"states", s.Filter.States}} {
 		if len(part.names) > 0 {
 			parts = append(parts, part.name+" "+strings.Join(part.names, ", "))
 		}
@@ -62,7 +63,7 @@ func (s *subscriptionAnswer) filter() string {
 		parts = append(parts, "final states")
 	}
 	if len(parts) == 0 {
-		return "every message"
+		return "every step"
 	}
 	return strings.Join(parts, "; ")
 }
@@ -112,14 +113,19 @@ type subscriptionCreate struct {
 	Event        []string `help:"Only messages of steps that this event made; may be repeated."`
 	State        []string `help:"Only messages of steps into this state; may be repeated."`
 	TerminalOnly bool     `help:"Only messages of steps into final states."`
+	Type         []string `help:"Only messages of this type, such as pawl.instance.created or pawl.finding.opened; may be repeated. By default those of all steps, and of no findings."`
 	Secret       string   `env:"PAWL_SUBSCRIPTION_SECRET" help:"Secret that signs: whsec_ and 24 to 64 bytes in base64; by default a new one."`
 }
 
 func (s *subscriptionCreate) Run(c *console) error {
-	filter, err := json.Marshal(map[string]any{
+	chosen := map[string]any{
 		"workflows": append([]string{}, s.Workflow...), "events": append([]string{}, s.Event...),
 		"states": append([]string{}, s.State...), "terminal_only": s.TerminalOnly,
-	})
+	}
+	if len(s.Type) > 0 {
+		chosen["types"] = s.Type
+	}
+	filter, err := json.Marshal(chosen)
 	if err != nil {
 		return err
 	}

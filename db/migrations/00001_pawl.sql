@@ -8413,9 +8413,153 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.next_timeout', null),
   ('reader', 'pawl.next_timeout', null);
 
+-- 35_finding/tables.sql
+
+-- Module finding: what is wrong with instances. The rows are written by modules insight, watch and heal.
+--
+-- A *finding* says that an instance is stuck, or that a task or a delivery of it came to a bad end. It is opened by a look
+-- (module watch) or by the healer (module heal), and closed by what ends it:
+--
+--   orphaned        nothing will ever move the instance                        the next step
+--   slow            it has been in its state for too long                      the next step; a longer stuck_after
+--   task-dead       a task ended and made no step, and the state was not left  the next step; an operator's act on the task
+--   task-late       a task was done, or may have been, after its state was     the next step; an operator's act on the task
+--                   left, and no step says so
+--   delivery-dead   a delivery is a dead letter                                its replay or its purge
+--   heal-failed     the healer has made its attempts, and the instance is      the next step
+--                   still stuck
+--   healing-paused  so many instances of a workflow are stuck that none        few are stuck
+--                   is healed: it names no instance
+--
+-- A purge of the instance closes all of its findings. An instance has one open finding of a kind for each visit of a state.
+-- A closed finding is kept for 30 days, and until those who are told of it have been told.
+--
+-- That a finding was opened is told to those who ask for it, as steps are. So it has a number of the sequence that
+-- numbers steps, and the id of its transaction, and the sequencer gives it a position in the log: see module log.
+--
+-- Lock order: finding, stuck_place, as residence: after all of the engine's.
+
+create table pawl.finding (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  seq bigint not null default nextval('pawl.history_seq_seq'::text),
+  xid xid8 not null default pg_current_xact_id(),
+  kind text not null,
+  instance_id uuid,
+  workflow text collate "C" not null,
+  state text collate "C",
+  visit_version bigint,
+  since timestamptz,
+  cause_id uuid,
+  opened_at timestamptz not null,
+  closed_at timestamptz,
+  detail pawl.object not null,
+  heal_at timestamptz default 'epoch',
+  constraint finding_pkey primary key (tenant_id, id),
+  constraint finding_kind_is_known check (
+    kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
+  constraint finding_names_an_instance_unless_healing_is_paused check (
+    num_nulls(instance_id, state, visit_version, since) = case kind when 'healing-paused' then 4 else 0 end),
+  constraint finding_visit_version_is_positive check (visit_version >= 1),
+  constraint finding_of_a_task_or_a_delivery_names_it check ((kind in ('task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
+  constraint finding_closes_after_it_opens check (closed_at >= opened_at)
+)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.finding.seq is 'as in pawl.history: steps and findings share one sequence';
+comment on column pawl.finding.state is 'in which the instance was when the finding was opened';
+comment on column pawl.finding.visit_version is
+  'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
+comment on column pawl.finding.since is 'since when the instance was in the state';
+comment on column pawl.finding.cause_id is 'the task or the delivery';
+comment on column pawl.finding.heal_at is
+  'of what says that the instance is stuck: when the healer looks at it; null if it is not the healer''s';
+comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
+
+create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, kind, visit_version)
+  where closed_at is null;
+create unique index finding_paused_key on pawl.finding (tenant_id, workflow) where closed_at is null and kind = 'healing-paused';
+-- What the healer looks at, in the order in which it does.
+create index finding_heal_idx on pawl.finding (tenant_id, workflow, heal_at)
+  where closed_at is null and heal_at is not null and kind in ('orphaned', 'slow', 'task-dead');
+-- The instances of a workflow that are stuck, to count them.
+create index finding_stuck_idx on pawl.finding (tenant_id, workflow, instance_id)
+  where closed_at is null and kind in ('orphaned', 'slow', 'task-dead');
+-- Lists, newest first.
+create index finding_open_idx on pawl.finding (tenant_id, id) where closed_at is null;
+create index finding_kind_idx on pawl.finding (tenant_id, kind, id);
+create index finding_state_idx on pawl.finding (tenant_id, workflow, state, id);
+create index finding_instance_idx on pawl.finding (tenant_id, instance_id, id);
+-- The slow instances of a state, for a longer stuck_after.
+create index finding_slow_idx on pawl.finding (tenant_id, workflow, state, since) where closed_at is null and kind = 'slow';
+-- Those that a task or a delivery is looked at for.
+create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and cause_id is not null;
+-- The count by kind.
+create index finding_count_idx on pawl.finding (kind) where closed_at is null;
+create index finding_closed_at_idx on pawl.finding (closed_at, id) where closed_at is not null;
+-- Those that get a position.
+create index finding_xid_idx on pawl.finding (xid);
+
+-- stuck_place is a state in which a tenant has, or had, instances. A look begins where the last one ended, so that it
+-- reads the instances that have become due since. See module watch.
+create table pawl_private.stuck_place (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  slow_since timestamptz not null,
+  slow_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  orphaned_since timestamptz not null,
+  orphaned_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  version integer not null default 0,
+  strands boolean not null default false,
+  declared boolean not null default false,
+  threshold interval,
+  measured_at timestamptz not null default '-infinity',
+  next_at timestamptz not null default '-infinity',
+  constraint stuck_place_pkey primary key (tenant_id, workflow, state)
+)
+-- As many updates as looks.
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl_private.stuck_place.slow_since is
+  'with slow_id: the instances up to this since, and this id, were looked at for slowness; orphaned_since likewise';
+comment on column pawl_private.stuck_place.version is 'of the workflow, the latest when the next columns were read';
+comment on column pawl_private.stuck_place.strands is 'whether the state strands instances in any version';
+comment on column pawl_private.stuck_place.threshold is 'after which an instance is slow; null for never';
+comment on column pawl_private.stuck_place.declared is 'whether the threshold is a stuck_after';
+comment on column pawl_private.stuck_place.measured_at is 'when the threshold was read';
+comment on column pawl_private.stuck_place.next_at is 'when the next look is due; infinity while nobody is there';
+
+create index stuck_place_next_at_idx on pawl_private.stuck_place (next_at);
+
+-- healing is what the healer has tried on an instance since the last step that was not its own. See module heal. The row stays
+-- until the instance is purged.
+create table pawl_private.healing (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  attempts integer not null,
+  version pawl.version not null,
+  tried_at timestamptz not null,
+  outcome text not null,
+  constraint healing_pkey primary key (tenant_id, instance_id),
+  constraint healing_attempts_are_counted check (attempts >= 1)
+)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl_private.healing.version is
+  'the instance''s after the last attempt: a visit that began later was begun by a step that was not the healer''s';
+comment on column pawl_private.healing.outcome is 'of the last attempt: applied, or why it was refused';
+
+-- 35_finding/grants.sql
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.finding', null),
+  ('worker', 'pawl.finding', null),
+  ('reader', 'pawl.finding', null);
+
 -- 40_log/tables.sql
 
--- Module log: committed steps, each with a position, and the consumers that read them by it.
+-- Module log: committed steps and opened findings, each with a position, and the consumers that read them by it.
 --
 -- History has every step, but no order in which it could be read: a transaction that begins early may commit
 -- late, with smaller numbers than those of transactions that committed before it. So one process at a time, the
@@ -8454,6 +8598,11 @@ insert into pawl_private.readable (privilege, relation, columns) values
 -- A row that has a position gets no second one, so that it does not matter which server wrote its transaction id: on
 -- another server, all rows without a position get one when the epoch begins.
 --
+-- Findings have positions among those of the steps. A tick numbers the findings that were opened since the last one, by
+-- the same snapshots, in the order of the one sequence that steps and findings share. So a finding follows the step that
+-- the look saw: that one had a position before. Like a row of the audit, a finding that has a position gets no second one.
+-- Most readers join the log to history, and so pass over findings.
+--
 -- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
 -- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader's name is
 -- asked too, since a failover may lose a term, and give it out again.
@@ -8465,9 +8614,12 @@ create index history_xid_idx on pawl.history (xid);
 create table pawl.log (
   position bigint not null,
   tenant_id pawl.tenant_id not null,
-  instance_id uuid not null,
-  version pawl.version not null,
-  constraint log_pkey primary key (position)
+  instance_id uuid,
+  version pawl.version,
+  finding_id uuid,
+  constraint log_pkey primary key (position),
+  constraint log_row_is_of_a_step_or_a_finding
+    check ((instance_id is null) = (version is null) and (instance_id is null) = (finding_id is not null))
 )
 -- As pawl.history.
 with (
@@ -8475,7 +8627,10 @@ with (
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
 );
 
-comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them';
+comment on table pawl.log is
+  'rows of instances that were purged stay until the sequencer sweeps them; the row of a finding is deleted with the finding';
+
+create unique index log_finding_key on pawl.log (tenant_id, finding_id) where finding_id is not null;
 
 -- audit_log has a position for each row of the audit, for consumers that read it. epoch is the one in which the row got it.
 create table pawl.audit_log (
@@ -8510,7 +8665,7 @@ with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_sca
 create unique index log_head_has_one_row_idx on pawl.log_head ((true));
 
 comment on column pawl.log_head.snapshot is 'the steps and the rows of the audit that it sees have positions';
-comment on column pawl.log_head.position is 'the position of the last step';
+comment on column pawl.log_head.position is 'the position of the last step or finding';
 comment on column pawl.log_head.audit_position is 'the position of the last row of the audit';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
@@ -8604,6 +8759,14 @@ left join pawl.instance i on false
 left join pawl.workflow_state s on false
 where false;
 
+-- finding_message is a finding as the world is told of it, with its epoch and position. It is a shape, and never holds rows.
+create view pawl.finding_message as
+select f.tenant_id, f.id, f.kind, o.instance_id, f.workflow, o.state, o.visit_version, f.since, f.opened_at, f.closed_at, f.detail,
+  0::bigint as epoch, 0::bigint as position
+from pawl.finding f
+left join pawl.finding o on false
+where false;
+
 -- audit_message is a row of the audit as a consumer is told of it. It is a shape, and never holds rows.
 create view pawl.audit_message as
 select a.*, 0::bigint as epoch, 0::bigint as position
@@ -8631,6 +8794,28 @@ as $$
   from pg_snapshot_xip(p_from) as x (xid)
   cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
   where pg_visible_in_snapshot(x.xid, p_until) and h.seq > p_first_seq
+$$;
+-- +goose StatementEnd
+
+-- findings_between is steps_between for findings. A finding that has a position is left out: its transaction id may be
+-- another server's. The planner inlines it.
+-- Returns: findings, in no order
+-- +goose StatementBegin
+create function pawl_private.findings_between(p_from pg_snapshot, p_until pg_snapshot) returns setof pawl.finding
+language sql stable
+as $$
+  select n.*
+  from (
+    select f.*
+    from pawl.finding f
+    where f.xid >= pg_snapshot_xmax(p_from) and f.xid < pg_snapshot_xmax(p_until) and pg_visible_in_snapshot(f.xid, p_until)
+    union all
+    select f.*
+    from pg_snapshot_xip(p_from) as x (xid)
+    cross join lateral (select f.* from pawl.finding f where f.xid = x.xid offset 0) f
+    where pg_visible_in_snapshot(x.xid, p_until)
+  ) n
+  where not exists (select from pawl.log l where l.tenant_id = n.tenant_id and l.finding_id = n.id offset 0)
 $$;
 -- +goose StatementEnd
 
@@ -8735,6 +8920,44 @@ as $$
       and s.state = (p_step).to_state
     limit 1
   ) s on true
+$$;
+-- +goose StatementEnd
+
+-- epoch_at is the epoch in which a position was given.
+-- +goose StatementBegin
+create function pawl_private.epoch_at(p_position bigint) returns bigint
+language sql stable
+as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where e.first_position < p_position $$;
+-- +goose StatementEnd
+
+-- finding_message_of makes the message of a finding. The planner inlines it.
+-- Returns: one row
+-- +goose StatementBegin
+create function pawl_private.finding_message_of(p_finding pawl.finding, p_position bigint) returns setof pawl.finding_message
+language sql stable
+as $$
+  select
+    (p_finding).tenant_id, (p_finding).id, (p_finding).kind, (p_finding).instance_id, (p_finding).workflow, (p_finding).state,
+    (p_finding).visit_version, (p_finding).since, (p_finding).opened_at, (p_finding).closed_at, (p_finding).detail,
+    pawl_private.epoch_at(p_position), p_position
+$$;
+-- +goose StatementEnd
+
+-- logged_at is when the step of a row of the log was made, or its finding opened; null if it is gone.
+-- +goose StatementBegin
+create function pawl_private.logged_at(p_row pawl.log) returns timestamptz
+language plpgsql stable
+as $$
+begin
+  if p_row.finding_id is not null then
+    return (select f.opened_at from pawl.finding f where f.tenant_id = p_row.tenant_id and f.id = p_row.finding_id);
+  end if;
+  return (
+    select h.at
+    from pawl.history h
+    where h.tenant_id = p_row.tenant_id and h.instance_id = p_row.instance_id and h.version = p_row.version
+  );
+end
 $$;
 -- +goose StatementEnd
 
@@ -9101,6 +9324,33 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 40_log/consumer_read_findings.sql
+
+-- consumer_read_findings reads the findings among a consumer's positions up to p_until.
+-- Returns: the findings that are still kept and were opened after since, in the order of position
+-- +goose StatementBegin
+create function pawl.consumer_read_findings(p_consumer text, p_until bigint) returns setof pawl.finding_message
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+  select m.*
+  from pawl.consumer c
+  cross join lateral (
+    select l.* from pawl.log l where l.position > c.position and l.position <= p_until and l.finding_id is not null order by l.position
+  ) l
+  cross join lateral (
+    select f as finding from pawl.finding f where f.tenant_id = l.tenant_id and f.id = l.finding_id limit 1
+  ) f
+  cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
+  where c.name = p_consumer and not c.audit
+    and pawl_private.step_follows((f.finding).xid, (f.finding).seq, c.since, c.later_seq)
+  order by l.position
+$$;
+-- +goose StatementEnd
+
 -- 40_log/consumer_renew.sql
 
 -- consumer_renew renews a lease. The commit is asynchronous.
@@ -9146,13 +9396,14 @@ $$;
 -- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position. The lock's
 -- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
 --
--- On another server the rows of the audit without a position get one, too.
+-- On another server the rows of the audit without a position get one, too. Findings without one are written anew, as steps
+-- are. No look and no fold goes on meanwhile, since they hold the row of their consumer.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
--- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps is still open; ask
---          again
--- Locks:   on another server history (share); log_head, consumer, subscription
--- Writes:  log_epoch, log_head, audit_log, history, consumer, subscription, purged_instance, log_mark
+-- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps, or opened findings, is
+--          still open; ask again
+-- Locks:   on another server history (share), finding (share); log_head, consumer, subscription
+-- Writes:  log_epoch, log_head, audit_log, finding, history, consumer, subscription, purged_instance, log_mark
 -- +goose StatementBegin
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
@@ -9194,7 +9445,8 @@ begin
   end if;
   if restored then
     -- A copy may lack the numbers that the sequence has given out.
-    v_head.first_seq := setval('pawl.history_seq_seq', greatest(nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h)));
+    v_head.first_seq := setval('pawl.history_seq_seq', greatest(
+      nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h), (select max(f.seq) + 1 from pawl.finding f)));
     for v_step in
       select h.ctid as place
       from pawl.history h
@@ -9207,6 +9459,17 @@ begin
     end loop;
     update pawl.consumer c set later_seq = v_head.first_seq where c.later_seq is null;
     perform pawl_private.webhook_restored(v_head.first_seq);
+    -- In the order of the fold and of a look: they lock a consumer before they write findings.
+    perform from pawl.consumer c order by c.name for no key update;
+    lock table pawl.finding in share mode;
+    for v_step in
+      select f.ctid as place
+      from pawl.finding f
+      where not exists (select from pawl.log l where l.tenant_id = f.tenant_id and l.finding_id = f.id)
+      order by f.seq
+    loop
+      update pawl.finding f set seq = default, xid = default where f.ctid = v_step.place;
+    end loop;
     update pawl_private.purged_instance p set xid = default;
     delete from pawl_private.log_mark;
   end if;
@@ -9282,7 +9545,9 @@ begin
   if p_after is null or last < p_after or not v_led then
     return;
   end if;
-  select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
+  select
+    count(*), coalesce(array_agg(distinct s.instance_id) filter (where s.instance_id is not null), '{}'),
+    coalesce(array_agg(distinct s.tenant_id::text) filter (where s.instance_id is not null), '{}')
   into v_steps, instances, tenants
   from (select l.tenant_id, l.instance_id from pawl.log l where l.position > p_after order by l.position limit p_limit + 1) s;
   if v_steps > p_limit then
@@ -9434,12 +9699,12 @@ $$;
 
 -- 40_log/log_tick.sql
 
--- log_tick gives positions to the steps and the rows of the audit that were committed since the last tick, and renews the sequencer's
--- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
+-- log_tick gives positions to the steps, the findings and the rows of the audit that were committed since the last tick, and
+-- renews the sequencer's lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
 -- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
 -- standby has.
 -- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is
---          changed. steps: how many steps got a position
+--          changed. steps: how many steps and findings got a position
 -- Locks:   log_head
 -- Writes:  log, audit_log, log_head, log_mark
 -- +goose StatementBegin
@@ -9469,6 +9734,7 @@ begin
   if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
     and not exists (select from pawl_private.audit_between(v_head.snapshot, v_snapshot))
+    and not exists (select from pawl_private.findings_between(v_head.snapshot, v_snapshot))
     -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
     and not (
       clock_timestamp() > v_began + interval '2 milliseconds'
@@ -9489,9 +9755,15 @@ begin
   if not leads then
     return;
   end if;
-  insert into pawl.log (position, tenant_id, instance_id, version)
-  select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-  from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
+  insert into pawl.log (position, tenant_id, instance_id, version, finding_id)
+  select v_head.position + row_number() over (order by n.seq), n.tenant_id, n.instance_id, n.version, n.finding_id
+  from (
+    select h.seq, h.tenant_id, h.instance_id, h.version, null::uuid as finding_id
+    from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h
+    union all
+    select f.seq, f.tenant_id, null, null, f.id
+    from pawl_private.findings_between(v_head.snapshot, v_snapshot) f
+  ) n;
   get diagnostics steps = row_count;
   v_last := v_head.position + steps;
   insert into pawl.audit_log (position, epoch, tenant_id, seq)
@@ -9558,7 +9830,7 @@ $$;
 -- stream_look looks at the next page of the log for a tenant's stream: up to p_limit rows of all tenants.
 -- p_tenant, p_floor: as for stream_read
 -- Returns: as log_place; and until: the last position of the page, or null if there is none. steps: how many
---          rows are the tenant's
+--          steps are the tenant's
 -- Raises:  PW410 steps of p_workflows that follow have been purged
 -- +goose StatementBegin
 create function pawl.stream_look(
@@ -9575,9 +9847,9 @@ as $$
 begin
   select p.epoch, p.place, p.state into epoch, place, state from pawl.log_place(p_epoch, p_position) p;
   if state = 'known' then
-    select max(l.position), count(*) filter (where p_tenant = '*' or l.tenant_id = p_tenant)
+    select max(l.position), count(*) filter (where l.finding_id is null and (p_tenant = '*' or l.tenant_id = p_tenant))
     into until, steps
-    from (select l.position, l.tenant_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
+    from (select l.position, l.tenant_id, l.finding_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
     if pawl_private.steps_lost(p_tenant, p_workflows, p_position, coalesce(until, p_position), p_floor) then
       perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
     end if;
@@ -9712,6 +9984,7 @@ insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.consumer_renew'),
   ('worker', 'pawl.consumer_next'),
   ('worker', 'pawl.consumer_read'),
+  ('worker', 'pawl.consumer_read_findings'),
   ('worker', 'pawl.consumer_read_audit'),
   ('worker', 'pawl.consumer_advance'),
   ('api', 'pawl.stream_look'),
@@ -10083,7 +10356,9 @@ insert into pawl_private.readable (privilege, relation, columns) values
 -- and fewer for one tenant. Steps beyond that are put off (`unrouted_step`) and routed later, a piece at a
 -- time, by tenants in turn. So no tenant's steps wait until another's are routed.
 --
--- A subscription receives the messages of an instance in their order. When a delivery fails, the later
+-- A finding that was opened is routed like a step, to the subscriptions that ask for findings by their types.
+--
+-- A subscription receives the messages of an instance in their order: its steps, and the findings about it. When a delivery fails, the later
 -- ones of the instance lose their next_attempt_at. They get it back when the failed one is delivered or
 -- dead. So head-of-line blocking is limited to an instance, and the search for due deliveries reads none
 -- that wait for another.
@@ -10107,6 +10382,7 @@ create table pawl.subscription (
   events text[] not null,
   states text[] not null,
   terminal_only boolean not null,
+  types text[] not null default '{}',
   secret text not null,
   previous_secret text,
   previous_secret_until timestamptz,
@@ -10133,6 +10409,7 @@ with (fillfactor = 50);
 
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
+comment on column pawl.subscription.types is 'CloudEvent types; empty for those of all steps, and of no findings';
 comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
 comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
@@ -10142,7 +10419,7 @@ comment on column pawl.subscription.finding is 'why the secret cannot be opened,
 -- subscription_row is a subscription without its secrets, as everybody but the sender sees it.
 create view pawl.subscription_row as
 select
-  s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.previous_secret_until, s.disabled_at,
+  s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.types, s.previous_secret_until, s.disabled_at,
   s.disabled_reason, s.failures, s.circuit_open_until, s.finding, s.created_at, s.created_by
 from pawl.subscription s;
 
@@ -10154,6 +10431,8 @@ create table pawl.delivery (
   callback boolean not null,
   instance_id uuid,
   version bigint,
+  finding_id uuid,
+  seq bigint not null default 0,
   type text not null,
   status text not null,
   attempts integer not null,
@@ -10165,11 +10444,15 @@ create table pawl.delivery (
   created_at timestamptz not null,
   delivered_at timestamptz,
   constraint delivery_pkey primary key (tenant_id, id),
-  -- Each step once for each subscription; also the index on an instance's deliveries.
+  -- Each step once for each subscription; also the index on an instance's deliveries. A finding is told once by the key,
+  -- which is a digest of its id.
   constraint delivery_step_key unique (tenant_id, instance_id, version, subscription_id),
   constraint delivery_status_is_known check (status in ('pending', 'delivered', 'dead')),
-  constraint delivery_is_of_a_step_or_a_test
-    check ((instance_id is null) = (version is null) and (instance_id is null) = (type = 'pawl.subscription.test')),
+  constraint delivery_is_of_a_step_a_finding_or_a_test check (
+    case
+      when finding_id is not null then type = 'pawl.finding.opened' and version is null
+      else (instance_id is null) = (version is null) and (instance_id is null) = (type = 'pawl.subscription.test')
+    end),
   constraint delivery_callback_is_of_its_instance check (not callback or subscription_id = instance_id),
   constraint delivery_settled_is_not_tried_again check (status = 'pending' or next_attempt_at is null),
   constraint delivery_delivered_has_a_time check (status <> 'delivered' or delivered_at is not null),
@@ -10181,7 +10464,10 @@ create table pawl.delivery (
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
-comment on column pawl.delivery.created_at is 'when the step was made; of a test delivery, when it was requested';
+comment on column pawl.delivery.instance_id is 'that of the step, or the one that the finding is about, if any';
+comment on column pawl.delivery.seq is 'of the step or the finding: the deliveries of an instance are sent in its order';
+comment on column pawl.delivery.created_at is
+  'when the step was made, or the finding opened; of a test delivery, when it was requested';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
 comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
@@ -10189,16 +10475,19 @@ comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
--- unrouted_step is a step that the router has read and put off: its deliveries are not all created. While a
+-- unrouted_step is a step, or a finding, that the router has read and put off: its deliveries are not all created. While a
 -- tenant has one, its later steps are put off too, so that deliveries are created in the order of the steps.
 -- Callbacks are never put off.
 create table pawl.unrouted_step (
   tenant_id pawl.tenant_id not null,
   position bigint not null,
-  instance_id uuid not null,
-  version bigint not null,
+  instance_id uuid,
+  version bigint,
+  finding_id uuid,
   after_subscription uuid not null,
-  constraint unrouted_step_pkey primary key (tenant_id, position)
+  constraint unrouted_step_pkey primary key (tenant_id, position),
+  constraint unrouted_step_is_a_step_or_a_finding
+    check ((instance_id is null) = (version is null) and (instance_id is null) = (finding_id is not null))
 )
 -- As many rows are deleted as are inserted.
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -10207,15 +10496,19 @@ comment on column pawl.unrouted_step.after_subscription is 'the deliveries for s
 
 -- Whether an instance has such steps, for the retention.
 create index unrouted_step_instance_idx on pawl.unrouted_step (tenant_id, instance_id);
+create index unrouted_step_finding_idx on pawl.unrouted_step (tenant_id, finding_id) where finding_id is not null;
 
--- Deliveries that are due, by subscription and time, and those of an instance by their steps.
-create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, version)
+-- Deliveries that are due, by subscription and time, and those of an instance in their order.
+create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, seq)
   where status = 'pending' and next_attempt_at is not null and not callback;
 create index delivery_callback_due_idx on pawl.delivery (tenant_id, next_attempt_at)
   where status = 'pending' and next_attempt_at is not null and callback;
 -- Pending deliveries of an instance, in the order of the steps.
-create index delivery_pending_idx on pawl.delivery (tenant_id, instance_id, subscription_id, version)
+create index delivery_pending_idx on pawl.delivery (tenant_id, instance_id, subscription_id, seq)
   where status = 'pending';
+-- Findings that are still to be told, for their purge.
+create index delivery_finding_idx on pawl.delivery (tenant_id, finding_id)
+  where status = 'pending' and finding_id is not null;
 -- The log of a subscription, and its dead letters.
 create index delivery_subscription_idx on pawl.delivery (tenant_id, subscription_id, id);
 create index delivery_dead_idx on pawl.delivery (tenant_id, id)
@@ -10252,6 +10545,19 @@ create view pawl.delivery_tenant as
 select ''::text as tenant_id, false as disabled, null::integer as attempts
 where false;
 
+-- routed is a step or a finding, and a subscription or a callback that it is for. epoch: null for a finding.
+create type pawl_private.routed as (
+  tenant_id text,
+  subscription_id uuid,
+  instance_id uuid,
+  version bigint,
+  finding_id uuid,
+  seq bigint,
+  type text,
+  at timestamptz,
+  epoch bigint
+);
+
 -- 50_webhook/private.sql
 
 -- message_type is the CloudEvent type of a step's message.
@@ -10275,49 +10581,59 @@ language sql immutable parallel safe
 as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 -- +goose StatementEnd
 
--- subscription_wants says whether an enabled subscription receives the message of a step.
+-- subscription_wants says whether an enabled subscription receives the message of a step, or of a finding. A finding has
+-- no event and no status, so that only the types, the workflows and the states of the filter choose it.
+-- p_to_state: of a finding, the state that the instance was in; null for none
 -- +goose StatementBegin
 create function pawl_private.subscription_wants(
-  p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text
+  p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_type text, p_workflow text, p_event text, p_to_state text, p_status text
 ) returns boolean
 language sql stable
 as $$
   select p_subscription.disabled_at is null
     and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.later_seq)
     and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
-    and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
+    and case
+      when p_type = 'pawl.finding.opened' then p_type = any (p_subscription.types)
+      else (p_subscription.types = '{}' or p_type = any (p_subscription.types))
+        and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
+        and (not p_subscription.terminal_only or p_status <> 'active')
+    end
     and (
       p_subscription.states = '{}'
       or exists (
         select from unnest(p_subscription.states) as f (state) where p_to_state = f.state or starts_with(p_to_state, f.state || '.')
       )
     )
-    and (not p_subscription.terminal_only or p_status <> 'active')
 $$;
 -- +goose StatementEnd
 
 -- delivery_id is the id of a delivery: a digest of the CloudEvent's id and the subscription, behind the time of the
--- step. So it is the same if a crash has undone the routing and the step is routed again.
+-- step, or of the finding. So it is the same if a crash has undone the routing and the message is routed again. The id of a
+-- finding is never given twice, so that it needs no epoch.
 -- +goose StatementBegin
 create function pawl_private.delivery_id(
-  p_at timestamptz, p_instance uuid, p_version bigint, p_epoch bigint, p_subscription uuid
+  p_at timestamptz, p_instance uuid, p_version bigint, p_epoch bigint, p_finding uuid, p_subscription uuid
 ) returns uuid
 language sql immutable parallel safe
 as $$
   select pawl_private.uuid_v7_with(
     p_at,
-    substring(sha256(convert_to(concat(p_instance, ':', p_version, '@', p_epoch, ' ', p_subscription), 'UTF8')) for 16))
+    substring(sha256(convert_to(
+      case
+        when p_finding is not null then concat('finding:', p_finding, ' ', p_subscription)
+        else concat(p_instance, ':', p_version, '@', p_epoch, ' ', p_subscription)
+      end,
+      'UTF8')) for 16))
 $$;
 -- +goose StatementEnd
 
--- add_deliveries creates deliveries of steps. The caller must hold the lock of the consumer's row, so that no
--- delivery is settled or replayed meanwhile.
+-- add_deliveries creates deliveries of steps and findings. The caller must hold the lock of the consumer's row, so that
+-- no delivery is settled or replayed meanwhile.
 -- Returns: how many there were not yet
 -- Writes:  delivery
 -- +goose StatementBegin
-create function pawl_private.add_deliveries(
-  p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[], p_ats timestamptz[], p_epochs bigint[]
-) returns integer
+create function pawl_private.add_deliveries(p_routed pawl_private.routed[]) returns integer
 language plpgsql volatile
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -10330,13 +10646,12 @@ declare
   v_added integer;
 begin
   insert into pawl.delivery (
-    tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
+    tenant_id, id, subscription_id, callback, instance_id, version, finding_id, seq, type, status, attempts, next_attempt_at, created_at)
   select
-    m.tenant_id, pawl_private.delivery_id(m.at, m.instance_id, m.version, m.epoch, m.subscription_id), m.subscription_id,
-    m.subscription_id = m.instance_id, m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0,
+    m.tenant_id, pawl_private.delivery_id(m.at, m.instance_id, m.version, m.epoch, m.finding_id, m.subscription_id), m.subscription_id,
+    m.subscription_id is not distinct from m.instance_id, m.instance_id, m.version, m.finding_id, m.seq, m.type, 'pending', 0,
     case when w.failed then null else v_now end, m.at
-  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds, p_ats, p_epochs)
-    as m (tenant_id, subscription_id, instance_id, version, kind, at, epoch)
+  from unnest(p_routed) m
   left join lateral (
     select pawl_private.delivery_failed(d) as failed
     from pawl.delivery d
@@ -10344,12 +10659,12 @@ begin
       and d.subscription_id = m.subscription_id
       and d.instance_id = m.instance_id
       and d.status = 'pending'
-    order by d.tenant_id, d.instance_id, d.subscription_id, d.version
+    order by d.tenant_id, d.instance_id, d.subscription_id, d.seq
     limit 1
   ) w on true
   -- A delivery exists already if a crash or a failover took the consumer's position back, or if the subscription
   -- was changed.
-  on conflict on constraint delivery_step_key do nothing;
+  on conflict do nothing;
   get diagnostics v_added = row_count;
   return v_added;
 end
@@ -10380,8 +10695,8 @@ end
 $$;
 -- +goose StatementEnd
 
--- route_page creates the deliveries of a page of the log: of the steps after p_after up to p_until. It looks at up
--- to p_limit pairs of a step and a subscription of one tenant, and at up to twice as many in all; further steps, and
+-- route_page creates the deliveries of a page of the log: of the steps and findings after p_after up to p_until. It looks at up
+-- to p_limit pairs of one of them and a subscription of one tenant, and at up to twice as many in all; further ones, and
 -- those of a tenant that has unrouted steps, are put off. The caller must hold the lock of the consumer's row.
 -- Returns: steps: how many were read; deliveries: how many were created
 -- Writes:  delivery, unrouted_step
@@ -10396,21 +10711,23 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_tenants text[];
-  v_subscriptions uuid[];
-  v_instances uuid[];
-  v_versions bigint[];
-  v_kinds text[];
-  v_ats timestamptz[];
-  v_epochs bigint[];
+  v_routed pawl_private.routed[];
 begin
   with step as materialized (
     select
-      l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
+      l.position, h.tenant_id, h.instance_id, h.version::bigint as version, null::uuid as finding_id, h.seq, h.xid, h.workflow,
+      pawl_private.message_type(h.kind) as type, h.event, h.to_state, h.status::text as status, h.at,
       pawl_private.epoch_of(h.xid, h.seq, p_head) as epoch
     from pawl.log l
     cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
     where l.position > p_after and l.position <= p_until
+    union all
+    select
+      l.position, f.tenant_id, f.instance_id, null, f.id, f.seq, f.xid, f.workflow, 'pawl.finding.opened', null, f.state, null, f.opened_at,
+      null
+    from pawl.log l
+    cross join lateral (select f.* from pawl.finding f where f.tenant_id = l.tenant_id and f.id = l.finding_id limit 1) f
+    where l.position > p_after and l.position <= p_until and l.finding_id is not null
   ),
   -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
   first as (
@@ -10440,8 +10757,10 @@ begin
     from in_share h
   ),
   late as (
-    insert into pawl.unrouted_step (tenant_id, position, instance_id, version, after_subscription)
-    select h.tenant_id, h.position, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
+    insert into pawl.unrouted_step (tenant_id, position, instance_id, version, finding_id, after_subscription)
+    select
+      h.tenant_id, h.position, case when h.finding_id is null then h.instance_id end, h.version, h.finding_id,
+      '00000000-0000-0000-0000-000000000000'
     from placed h
     where h.put_off and h.pairs > 0
     on conflict on constraint unrouted_step_pkey do nothing
@@ -10453,7 +10772,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and pawl_private.subscription_wants(s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, h.type, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -10465,17 +10784,18 @@ begin
     where h.status <> 'active'
   )
   select
-    (select count(*) from step), array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id),
-    array_agg(m.version::bigint), array_agg(m.kind::text), array_agg(m.at), array_agg(m.epoch)
-  into steps, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs
+    (select count(*) from step),
+    array_agg(row(
+      m.tenant_id, m.subscription_id, m.instance_id, m.version, m.finding_id, m.seq, m.type, m.at, m.epoch)::pawl_private.routed)
+  into steps, v_routed
   from (select m.* from matching m order by m.position, m.subscription_id) m;
-  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs);
+  deliveries := pawl_private.add_deliveries(v_routed);
 end
 $$;
 -- +goose StatementEnd
 
 -- route_unrouted creates deliveries of the oldest unrouted steps of one tenant: the next one after p_after in
--- the order of tenants, of those that have any. It looks at up to p_limit pairs of a step and a subscription.
+-- the order of tenants, of those that have any. It looks at up to p_limit pairs of a step, or a finding, and a subscription.
 -- The caller must hold the lock of the consumer's row.
 -- Returns: tenant: whose steps they were; null if no tenant has any. deliveries: how many were created
 -- Writes:  delivery, unrouted_step
@@ -10501,19 +10821,27 @@ begin
     select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.position limit 1;
   end if;
   for v_step in
-    select u.position, u.instance_id, u.version, u.after_subscription, h.xid, h.seq, h.workflow, h.kind, h.event, h.to_state, h.status, h.at
+    select
+      u.position, coalesce(u.instance_id, f.instance_id) as instance_id, u.version, u.finding_id, u.after_subscription,
+      coalesce(h.xid, f.xid) as xid, coalesce(h.seq, f.seq) as seq, coalesce(h.workflow, f.workflow) as workflow,
+      case when u.finding_id is null then pawl_private.message_type(h.kind) else 'pawl.finding.opened' end as type, h.event,
+      coalesce(h.to_state, f.state) as to_state, h.status, coalesce(h.at, f.opened_at) as at,
+      case when u.finding_id is null then pawl_private.epoch_of(h.xid, h.seq, p_head) end as epoch
     from (
       select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.position limit p_limit
     ) u
     -- A step that was purged has no deliveries.
     left join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h on true
+    left join lateral (
+      select f.* from pawl.finding f where f.tenant_id = u.tenant_id and f.id = u.finding_id limit 1
+    ) f on true
     order by u.tenant_id, u.position
   loop
     select
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
         where pawl_private.subscription_wants(
-          l.subscription, v_step.xid, v_step.seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+          l.subscription, v_step.xid, v_step.seq, v_step.type, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -10523,11 +10851,11 @@ begin
       order by s.tenant_id, s.id
       limit v_left
     ) l;
-    deliveries := deliveries + pawl_private.add_deliveries(
-      array_fill(tenant, array[cardinality(v_chosen)]), v_chosen, array_fill(v_step.instance_id, array[cardinality(v_chosen)]),
-      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]),
-      array_fill(v_step.at, array[cardinality(v_chosen)]),
-      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq, p_head), array[cardinality(v_chosen)]));
+    deliveries := deliveries + pawl_private.add_deliveries(array(
+      select row(
+        tenant, c.id, v_step.instance_id, v_step.version, v_step.finding_id, v_step.seq, v_step.type, v_step.at, v_step.epoch
+      )::pawl_private.routed
+      from unnest(v_chosen) as c (id)));
     if cardinality(v_looked) < v_left then
       delete from pawl.unrouted_step u where u.tenant_id = tenant and u.position = v_step.position;
     else
@@ -10542,9 +10870,9 @@ end
 $$;
 -- +goose StatementEnd
 
--- route_only creates the deliveries for one subscription of steps that the router has not routed yet: of up to
--- 20,000 unrouted steps of the tenant, and of the tenant's steps among the next 20,000 rows of the log and among up
--- to 20,000 steps without a position, both of all tenants. The caller must hold the lock of the consumer's row.
+-- route_only creates the deliveries for one subscription of steps and findings that the router has not routed yet: of up
+-- to 20,000 unrouted ones of the tenant, and of the tenant's among the next 20,000 rows of the log, and among up to 20,000
+-- steps and as many findings without a position, all of all tenants. The caller must hold the lock of the consumer's row.
 -- Writes:  delivery
 -- +goose StatementBegin
 create function pawl_private.route_only(p_tenant text, p_id uuid) returns void
@@ -10558,44 +10886,76 @@ as $$
 declare
   v_snapshot pg_snapshot := pg_current_snapshot();
 begin
-  perform pawl_private.add_deliveries(
-    array_agg(p_tenant), array_agg(p_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text),
-    array_agg(m.at), array_agg(m.epoch))
-  from (
-    select h.*, pawl_private.epoch_of(h.xid, h.seq, e) as epoch
+  perform pawl_private.add_deliveries(array(
+    select row(p_tenant, p_id, n.instance_id, n.version, n.finding_id, n.seq, n.type, n.at, n.epoch)::pawl_private.routed
     from pawl.log_head e
     cross join pawl.consumer c
     cross join lateral (
-      (
-        select 0 as part, u.position as place, h as step
-        from pawl.unrouted_step u
-        cross join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h
-        where u.tenant_id = p_tenant
-        order by u.tenant_id, u.position
-        limit 20000
-      )
+      select
+        o.part, o.place, h.instance_id, h.version, null::uuid as finding_id, h.xid, h.seq, pawl_private.message_type(h.kind) as type,
+        h.workflow, h.event, h.to_state, h.status, h.at, pawl_private.epoch_of(h.xid, h.seq, e) as epoch
+      from (
+        (
+          select 0 as part, u.position as place, h as step
+          from pawl.unrouted_step u
+          cross join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h
+          where u.tenant_id = p_tenant
+          order by u.tenant_id, u.position
+          limit 20000
+        )
+        union all
+        (
+          select 1, l.position, h
+          from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
+          cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
+          where l.tenant_id = p_tenant
+        )
+        union all
+        (
+          select 2, h.seq, h::pawl.history
+          from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
+          where h.tenant_id = p_tenant
+        )
+      ) o
+      cross join lateral (select (o.step).*) h
       union all
-      (
-        select 1, l.position, h
-        from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
-        cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
-        where l.tenant_id = p_tenant
-      )
-      union all
-      (
-        select 2, h.seq, h::pawl.history
-        from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
-        where h.tenant_id = p_tenant
-      )
+      select
+        o.part, o.place, f.instance_id, null, f.id, f.xid, f.seq, 'pawl.finding.opened', f.workflow, null, f.state, null, f.opened_at, null
+      from (
+        (
+          select 0 as part, u.position as place, f::pawl.finding as finding
+          from (
+            select u.*
+            from pawl.unrouted_step u
+            where u.tenant_id = p_tenant and u.finding_id is not null
+            order by u.tenant_id, u.position
+            limit 20000
+          ) u
+          cross join lateral (select f.* from pawl.finding f where f.tenant_id = u.tenant_id and f.id = u.finding_id limit 1) f
+        )
+        union all
+        (
+          select 1, l.position, f::pawl.finding
+          from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
+          cross join lateral (select f.* from pawl.finding f where f.tenant_id = l.tenant_id and f.id = l.finding_id limit 1) f
+          where l.tenant_id = p_tenant and l.finding_id is not null
+        )
+        union all
+        (
+          select 2, f.seq, f::pawl.finding
+          from (select f.* from pawl_private.findings_between(e.snapshot, v_snapshot) f limit 20000) f
+          where f.tenant_id = p_tenant
+        )
+      ) o
+      cross join lateral (select (o.finding).*) f
     ) n
-    cross join lateral (select (n.step).*) h
     cross join lateral (
       select s from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id limit 1
     ) s
     where c.name = 'webhooks'
-      and pawl_private.subscription_wants(s.s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
+      and pawl_private.subscription_wants(s.s, n.xid, n.seq, n.type, n.workflow, n.event, n.to_state, n.status)
     order by n.part, n.place
-  ) m;
+  ));
 end
 $$;
 -- +goose StatementEnd
@@ -10609,8 +10969,8 @@ language sql volatile
 as $$ update pawl.subscription s set later_seq = p_first_seq where s.later_seq is null $$;
 -- +goose StatementEnd
 
--- webhook_retains says whether a message of an instance is still to be sent: an unrouted step, a pending
--- delivery whose subscription is not disabled, or a callback's.
+-- webhook_retains says whether a message of an instance's step is still to be sent: an unrouted step, a pending
+-- delivery whose subscription is not disabled, or a callback's. A finding outlives its instance.
 -- +goose StatementBegin
 create function pawl_private.webhook_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable -- As instance_retains.
@@ -10624,7 +10984,28 @@ begin
       -- Looked up without the status, so that the index on pending deliveries is not taken.
       select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.instance_id = p_id offset 0
     ) d
-    where d.status = 'pending'
+    where d.status = 'pending' and d.finding_id is null
+      and not exists (
+        select from pawl.subscription s
+        where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
+      )
+  );
+end
+$$;
+-- +goose StatementEnd
+
+-- webhook_retains_finding is webhook_retains for a finding.
+-- +goose StatementBegin
+create function pawl_private.webhook_retains_finding(p_tenant text, p_id uuid) returns boolean
+language plpgsql stable
+as $$
+begin
+  return exists (
+    select from pawl.unrouted_step u where u.tenant_id = p_tenant and u.finding_id = p_id
+  ) or exists (
+    select
+    from pawl.delivery d
+    where d.tenant_id = p_tenant and d.finding_id = p_id and d.status = 'pending'
       and not exists (
         select from pawl.subscription s
         where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
@@ -10644,6 +11025,7 @@ as $$
     'url', regexp_replace(regexp_replace(s.url, '[?#].*', ''), '^([^/]*//)[^/]*@', '\1'),
     'workflows', s.workflows, 'events', s.events, 'states', s.states, 'terminal_only', s.terminal_only,
     'disabled', s.disabled_at is not null)
+    || case when s.types <> '{}' then jsonb_build_object('types', s.types) else '{}' end
   from pawl.subscription s
   where s.tenant_id = p_tenant and s.id = p_id
 $$;
@@ -10670,7 +11052,7 @@ begin
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
   for v_row in
-    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    select d.id, d.subscription_id, d.instance_id, d.version, d.finding_id, d.seq, d.callback, d.status
     from unnest(p_ids) as u (id)
     cross join lateral (
       select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
@@ -10684,9 +11066,11 @@ begin
       select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
       union all
       select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    ) or v_row.instance_id is not null and not exists (
+    ) or v_row.version is not null and not exists (
       select from pawl.history h
       where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
+    ) or v_row.finding_id is not null and not exists (
+      select from pawl.finding f where f.tenant_id = p_tenant and f.id = v_row.finding_id
     ) then
       gone := gone + 1;
       continue;
@@ -10696,8 +11080,8 @@ begin
     set status = 'pending', replayed = true,
       next_attempt_at = (
         select case
-          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
-            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
+          when not coalesce(bool_or(o.seq < v_row.seq and pawl_private.delivery_failed(o)), false)
+            then least(v_now, min(o.next_attempt_at) filter (where o.seq > v_row.seq))
         end
         from pawl.delivery o
         where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
@@ -10730,10 +11114,10 @@ $$;
 
 -- 50_webhook/consumer_status.sql
 
--- consumer_status says how far the consumers have read. Steps without a position are still to be read, and so is
+-- consumer_status says how far the consumers have read. Steps and findings without a position are still to be read, and so is
 -- what the consumer `webhooks` has read and put off.
 -- Returns: one row per consumer, by name. leader: null if nobody leads. steps: how many are still to be
---          read; rows, for a consumer of the audit. behind: the age of the oldest of these; null if there is none
+--          read, findings included; rows, for a consumer of the audit. behind: the age of the oldest of these; null if there is none
 -- +goose StatementBegin
 create function pawl.consumer_status()
 returns table (name text, leader text, term bigint, relayed bigint, steps bigint, behind interval, advanced_at timestamptz)
@@ -10743,8 +11127,8 @@ set enable_seqscan = off
 set jit = off
 as $$
   select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps + a.rows,
-    n.at - least(o.at, t.oldest, u.oldest, a.oldest), c.advanced_at
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + f.findings + u.steps + a.rows,
+    n.at - least(o.at, t.oldest, f.oldest, u.oldest, a.oldest), c.advanced_at
   from pawl.consumer c
   cross join (select pawl.now() as at offset 0) n
   cross join pawl.log_head e
@@ -10752,10 +11136,10 @@ as $$
     select count(*) as steps, min(l.position) as next from pawl.log l where not c.audit and l.position > c.position
   ) l
   left join lateral (
-    select h.at
+    select r.at
     from pawl.log f
-    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
-    where f.position >= l.next
+    cross join lateral (select pawl_private.logged_at(f) as at) r
+    where f.position >= l.next and r.at is not null
     order by f.position
     limit 1
   ) o on true
@@ -10765,9 +11149,15 @@ as $$
     where not c.audit and pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
   ) t
   cross join lateral (
-    select count(*) as steps, min(h.at) as oldest
+    select count(*) as findings, min(f.opened_at) as oldest
+    from pawl_private.findings_between(e.snapshot, pg_current_snapshot()) f
+    where not c.audit and pawl_private.step_follows(f.xid, f.seq, c.since, c.later_seq)
+  ) f
+  cross join lateral (
+    select count(*) as steps, least(min(h.at), min(f.opened_at)) as oldest
     from pawl.unrouted_step u
     left join pawl.history h on h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version
+    left join pawl.finding f on f.tenant_id = u.tenant_id and f.id = u.finding_id
     where c.name = 'webhooks'
   ) u
   cross join lateral (
@@ -10831,7 +11221,7 @@ begin
       and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
       and d.next_attempt_at <= v_due
       and d.id <> all (p_flying)
-    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.version
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.seq
     limit p_limits[lane];
   end loop;
 end
@@ -10863,6 +11253,31 @@ as $$
   cross join lateral (
     select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
   ) b
+$$;
+-- +goose StatementEnd
+
+-- 50_webhook/delivery_findings.sql
+
+-- delivery_findings reads the messages of findings.
+-- Returns: one message per finding that is still kept, in the order of the parameters
+-- +goose StatementBegin
+create function pawl.delivery_findings(p_tenants text[], p_ids uuid[]) returns setof pawl.finding_message
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+  select m.*
+  from unnest(p_tenants, p_ids) with ordinality as k (tenant_id, id, place)
+  cross join lateral (
+    select f as finding from pawl.finding f where f.tenant_id = k.tenant_id and f.id = k.id limit 1
+  ) f
+  cross join lateral (
+    select l.position from pawl.log l where l.tenant_id = k.tenant_id and l.finding_id = k.id limit 1
+  ) l
+  cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
+  order by k.place
 $$;
 -- +goose StatementEnd
 
@@ -11068,7 +11483,7 @@ $$;
 -- delivery_replay makes settled deliveries pending again, with the full number of attempts: those of p_ids,
 -- or up to p_limit that match the filter, after the id p_after. The deliveries of an instance are sent in
 -- their order again. What is known of a delivery stays until there is a new result. A delivery whose
--- subscription, callback or instance is gone cannot be sent any more, and does not change.
+-- subscription, callback, step or finding is gone cannot be sent any more, and does not change.
 -- p_earlier: how many were replayed by earlier calls of the same act. The audit has one row for an act: that of its only
 --            call. An act of more calls has two: one of the first call, with "more", so that none is without its row if
 --            it is cut off, and one of the last call, with the sum
@@ -11135,13 +11550,13 @@ $$;
 
 -- 50_webhook/delivery_route.sql
 
--- delivery_route reads the next page of steps of the consumer `webhooks`, creates their deliveries, and moves
+-- delivery_route reads the next page of steps and findings of the consumer `webhooks`, creates their deliveries, and moves
 -- its position. Steps with more subscriptions than are looked at in one call are put off. It then creates
 -- deliveries of steps that were put off, of one tenant: the next one after p_turn. Without subscriptions,
 -- callbacks and unrouted steps it moves the position and reads no step. It renews the lease when it moves the
 -- position, and when a third of the lease has passed.
--- p_limit: the most steps of the page, and the most pairs of a step and a subscription of one tenant
--- Returns: leads: whether p_leader still leads in p_term; steps: how many were read; deliveries: how many were
+-- p_limit: the most rows of the page, and the most pairs of a row and a subscription of one tenant
+-- Returns: leads: whether p_leader still leads in p_term; steps: how many were read, findings included; deliveries: how many were
 --          created; more: whether there may be more to route; wanted: whether there are subscriptions or
 --          callbacks; turn: the tenant whose unrouted steps were routed, for the next call
 -- Raises:  40001 the log has begun an epoch meanwhile; nothing is routed
@@ -11302,7 +11717,7 @@ begin
       with ordinality as r (tenant_id, id, result, delay, pause, status, error, response, place)
     where r.result <> 'delivered'
   loop
-    select d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    select d.subscription_id, d.instance_id, d.seq, d.callback, d.status
     into v_delivery
     from pawl.delivery d
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
@@ -11333,7 +11748,7 @@ begin
       update pawl.delivery d
       set next_attempt_at = null
       where d.tenant_id = v_attempt.tenant_id and d.subscription_id = v_delivery.subscription_id
-        and d.instance_id = v_delivery.instance_id and d.version > v_delivery.version
+        and d.instance_id = v_delivery.instance_id and d.seq > v_delivery.seq
         and d.status = 'pending' and d.next_attempt_at is not null;
     else
       v_tenants := v_tenants || v_attempt.tenant_id;
@@ -11370,7 +11785,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending'
-      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.seq
       limit 1
     ) f
     cross join lateral (
@@ -11378,7 +11793,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending' and d.next_attempt_at is null
-      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.seq
     ) w
     where f.next_attempt_at is null
   ) w
@@ -11523,8 +11938,9 @@ $$;
 
 -- 50_webhook/subscription_create.sql
 
--- subscription_create creates a subscription to the steps that are committed from now on.
+-- subscription_create creates a subscription to the steps that are committed, and the findings that are opened, from now on.
 -- p_secret: sealed or not
+-- p_types:  of CloudEvents; empty for those of all steps
 -- p_seed:   the last 62 bits of the id, for which the secret is sealed
 -- Returns: the subscription
 -- Raises:  PW400 malformed-request if an argument breaks a rule; PW40M limit-reached
@@ -11533,7 +11949,7 @@ $$;
 -- +goose StatementBegin
 create function pawl.subscription_create(
   p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text,
-  p_actor text, p_seed uuid default gen_random_uuid(), p_caller jsonb default null
+  p_actor text, p_seed uuid default gen_random_uuid(), p_caller jsonb default null, p_types text[] default '{}'
 ) returns setof pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -11549,9 +11965,9 @@ begin
     perform pawl_private.raise_condition('limit-reached', pawl_private.limit_text(v_reached), v_reached);
   end if;
   insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+    tenant_id, id, url, workflows, events, states, terminal_only, types, secret, since, created_at, created_by)
   values (
-    p_tenant, v_id, p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
+    p_tenant, v_id, p_url, p_workflows, p_events, p_states, p_terminal_only, p_types, p_secret,
     pg_current_snapshot(), v_now, p_actor);
   perform pawl_private.audit(
     p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.create', p_target => v_id::text,
@@ -11721,8 +12137,8 @@ $$;
 
 -- 50_webhook/subscription_update.sql
 
--- subscription_update changes what is given as not null. Steps that were committed before the change and are not
--- routed yet are chosen by the old filter, as far as route_only reads; those beyond by the new filter.
+-- subscription_update changes what is given as not null. Steps and findings that were committed before the change and are
+-- not routed yet are chosen by the old filter, as far as route_only reads; those beyond by the new filter.
 --
 -- A subscription that is enabled again, or gets another URL, starts with a closed circuit, and its
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not
@@ -11734,7 +12150,7 @@ $$;
 -- +goose StatementBegin
 create function pawl.subscription_update(
   p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean,
-  p_disabled boolean, p_caller jsonb default null
+  p_disabled boolean, p_caller jsonb default null, p_types text[] default null
 ) returns setof pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -11751,7 +12167,7 @@ declare
 begin
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
-  if p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null then
+  if p_disabled or coalesce(p_workflows, p_events, p_states, p_types) is not null or p_terminal_only is not null then
     perform pawl_private.route_only(p_tenant, p_id);
   end if;
 
@@ -11764,6 +12180,7 @@ begin
     events = coalesce(p_events, s.events),
     states = coalesce(p_states, s.states),
     terminal_only = coalesce(p_terminal_only, s.terminal_only),
+    types = coalesce(p_types, s.types),
     disabled_at = case when p_disabled then coalesce(s.disabled_at, v_now) when p_disabled is null then s.disabled_at end,
     disabled_reason = case
       when p_disabled then coalesce(s.disabled_reason, 'it was disabled through the API')
@@ -11831,6 +12248,7 @@ insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.delivery_tenants'),
   ('worker', 'pawl.delivery_due'),
   ('worker', 'pawl.delivery_messages'),
+  ('worker', 'pawl.delivery_findings'),
   ('worker', 'pawl.delivery_endpoints'),
   ('worker', 'pawl.delivery_settle'),
   ('worker', 'pawl.delivery_purge'),
@@ -11839,145 +12257,9 @@ insert into pawl_private.privilege (privilege, function) values
 insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.subscription_row', null),
   ('api', 'pawl.delivery', null),
-  ('reader', 'pawl.subscription_row', '{tenant_id,id,workflows,events,states,terminal_only,previous_secret_until,disabled_at,disabled_reason,failures,circuit_open_until,finding,created_at,created_by}'),
+  ('reader', 'pawl.subscription_row', '{tenant_id,id,workflows,events,states,terminal_only,types,previous_secret_until,disabled_at,disabled_reason,failures,circuit_open_until,finding,created_at,created_by}'),
   ('reader', 'pawl.delivery', null),
   ('reader', 'pawl.unrouted_step', null);
-
--- 54_finding/tables.sql
-
--- Module finding: what is wrong with instances. The rows are written by modules insight, watch and heal.
---
--- A *finding* says that an instance is stuck, or that a task or a delivery of it came to a bad end. It is opened by a look
--- (module watch) or by the healer (module heal), and closed by what ends it:
---
---   orphaned        nothing will ever move the instance                        the next step
---   slow            it has been in its state for too long                      the next step; a longer stuck_after
---   task-dead       a task ended and made no step, and the state was not left  the next step; an operator's act on the task
---   task-late       a task was done, or may have been, after its state was     the next step; an operator's act on the task
---                   left, and no step says so
---   delivery-dead   a delivery is a dead letter                                its replay or its purge
---   heal-failed     the healer has made its attempts, and the instance is      the next step
---                   still stuck
---   healing-paused  so many instances of a workflow are stuck that none        few are stuck
---                   is healed: it names no instance
---
--- A purge of the instance closes all of its findings. An instance has one open finding of a kind for each visit of a state.
--- A closed finding is kept for 30 days.
---
--- Lock order: finding, stuck_place, as residence: after all of the engine's.
-
-create table pawl.finding (
-  tenant_id pawl.tenant_id not null,
-  id uuid not null,
-  kind text not null,
-  instance_id uuid,
-  workflow text collate "C" not null,
-  state text collate "C",
-  visit_version bigint,
-  since timestamptz,
-  cause_id uuid,
-  opened_at timestamptz not null,
-  closed_at timestamptz,
-  detail pawl.object not null,
-  heal_at timestamptz default 'epoch',
-  constraint finding_pkey primary key (tenant_id, id),
-  constraint finding_kind_is_known check (
-    kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
-  constraint finding_names_an_instance_unless_healing_is_paused check (
-    num_nulls(instance_id, state, visit_version, since) = case kind when 'healing-paused' then 4 else 0 end),
-  constraint finding_visit_version_is_positive check (visit_version >= 1),
-  constraint finding_of_a_task_or_a_delivery_names_it check ((kind in ('task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
-  constraint finding_closes_after_it_opens check (closed_at >= opened_at)
-)
-with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
-
-comment on column pawl.finding.state is 'in which the instance was when the finding was opened';
-comment on column pawl.finding.visit_version is
-  'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
-comment on column pawl.finding.since is 'since when the instance was in the state';
-comment on column pawl.finding.cause_id is 'the task or the delivery';
-comment on column pawl.finding.heal_at is
-  'of what says that the instance is stuck: when the healer looks at it; null if it is not the healer''s';
-comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
-
-create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, kind, visit_version)
-  where closed_at is null;
-create unique index finding_paused_key on pawl.finding (tenant_id, workflow) where closed_at is null and kind = 'healing-paused';
--- What the healer looks at, in the order in which it does.
-create index finding_heal_idx on pawl.finding (tenant_id, workflow, heal_at)
-  where closed_at is null and heal_at is not null and kind in ('orphaned', 'slow', 'task-dead');
--- The instances of a workflow that are stuck, to count them.
-create index finding_stuck_idx on pawl.finding (tenant_id, workflow, instance_id)
-  where closed_at is null and kind in ('orphaned', 'slow', 'task-dead');
--- Lists, newest first.
-create index finding_open_idx on pawl.finding (tenant_id, id) where closed_at is null;
-create index finding_kind_idx on pawl.finding (tenant_id, kind, id);
-create index finding_state_idx on pawl.finding (tenant_id, workflow, state, id);
-create index finding_instance_idx on pawl.finding (tenant_id, instance_id, id);
--- The slow instances of a state, for a longer stuck_after.
-create index finding_slow_idx on pawl.finding (tenant_id, workflow, state, since) where closed_at is null and kind = 'slow';
--- Those that a task or a delivery is looked at for.
-create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and cause_id is not null;
--- The count by kind.
-create index finding_count_idx on pawl.finding (kind) where closed_at is null;
-create index finding_closed_at_idx on pawl.finding (closed_at) where closed_at is not null;
-
--- stuck_place is a state in which a tenant has, or had, instances. A look begins where the last one ended, so that it
--- reads the instances that have become due since. See module watch.
-create table pawl_private.stuck_place (
-  tenant_id pawl.tenant_id not null,
-  workflow text collate "C" not null,
-  state text collate "C" not null,
-  slow_since timestamptz not null,
-  slow_id uuid not null default '00000000-0000-0000-0000-000000000000',
-  orphaned_since timestamptz not null,
-  orphaned_id uuid not null default '00000000-0000-0000-0000-000000000000',
-  version integer not null default 0,
-  strands boolean not null default false,
-  declared boolean not null default false,
-  threshold interval,
-  measured_at timestamptz not null default '-infinity',
-  next_at timestamptz not null default '-infinity',
-  constraint stuck_place_pkey primary key (tenant_id, workflow, state)
-)
--- As many updates as looks.
-with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
-
-comment on column pawl_private.stuck_place.slow_since is
-  'with slow_id: the instances up to this since, and this id, were looked at for slowness; orphaned_since likewise';
-comment on column pawl_private.stuck_place.version is 'of the workflow, the latest when the next columns were read';
-comment on column pawl_private.stuck_place.strands is 'whether the state strands instances in any version';
-comment on column pawl_private.stuck_place.threshold is 'after which an instance is slow; null for never';
-comment on column pawl_private.stuck_place.declared is 'whether the threshold is a stuck_after';
-comment on column pawl_private.stuck_place.measured_at is 'when the threshold was read';
-comment on column pawl_private.stuck_place.next_at is 'when the next look is due; infinity while nobody is there';
-
-create index stuck_place_next_at_idx on pawl_private.stuck_place (next_at);
-
--- healing is what the healer has tried on an instance since the last step that was not its own. See module heal. The row stays
--- until the instance is purged.
-create table pawl_private.healing (
-  tenant_id pawl.tenant_id not null,
-  instance_id uuid not null,
-  attempts integer not null,
-  version pawl.version not null,
-  tried_at timestamptz not null,
-  outcome text not null,
-  constraint healing_pkey primary key (tenant_id, instance_id),
-  constraint healing_attempts_are_counted check (attempts >= 1)
-)
-with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
-
-comment on column pawl_private.healing.version is
-  'the instance''s after the last attempt: a visit that began later was begun by a step that was not the healer''s';
-comment on column pawl_private.healing.outcome is 'of the last attempt: applied, or why it was refused';
-
--- 54_finding/grants.sql
-
-insert into pawl_private.readable (privilege, relation, columns) values
-  ('api', 'pawl.finding', null),
-  ('worker', 'pawl.finding', null),
-  ('reader', 'pawl.finding', null);
 
 -- 55_insight/tables.sql
 
@@ -12305,7 +12587,7 @@ begin
     from (
       select u.tenant_id, u.instance_id
       from (
-        select l.tenant_id, l.instance_id from pawl.log l where l.position > v_position
+        select l.tenant_id, l.instance_id from pawl.log l where l.position > v_position and l.finding_id is null
         union all
         select h.tenant_id, h.instance_id
         from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq) h
@@ -12910,12 +13192,7 @@ begin
     return pawl.now();
   end if;
   return coalesce(
-    (
-      select h.at
-      from pawl.log l
-      join pawl.history h on h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
-      where l.position = v_consumer.position
-    ),
+    (select pawl_private.logged_at(l) from pawl.log l where l.position = v_consumer.position),
     v_consumer.advanced_at, 'epoch');
 end
 $$;
@@ -15652,7 +15929,7 @@ begin
       where d.tenant_id = v_instance.tenant_id and d.instance_id = v_instance.id
         and d.status = coalesce(p_bulk.params ->> 'status', 'dead')
         and coalesce(d.subscription_id = (p_bulk.params ->> 'subscription_id')::uuid, true)
-      order by d.version, d.subscription_id);
+      order by d.seq, d.version, d.subscription_id);
     if v_ids = '{}' then
       return next row(
         v_instance.id, 'skipped', pawl_private.bulk_problem('nothing-to-replay', 'no delivery of the instance is chosen'))::pawl_private.bulk_result;
@@ -18574,7 +18851,9 @@ create table pawl_private.watch (
   healed_at timestamptz not null default '-infinity',
   heal_tenant text collate "C" not null default '',
   heal_workflow text collate "C" not null default '',
-  heal_cut boolean not null default false
+  heal_cut boolean not null default false,
+  purged_at timestamptz not null default '-infinity',
+  purged_id uuid not null default '00000000-0000-0000-0000-000000000000'
 )
 -- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
@@ -18585,6 +18864,8 @@ comment on column pawl_private.watch.heal_cut is 'whether this round of the heal
 create unique index watch_has_one_row_idx on pawl_private.watch ((true));
 
 insert into pawl_private.watch default values;
+
+comment on column pawl_private.watch.purged_at is 'with purged_id: the purge has looked at the findings that were closed up to then';
 
 -- watched is a place in one of the walks of a look.
 create type pawl_private.watched as (
@@ -18947,7 +19228,8 @@ end
 $$;
 -- +goose StatementEnd
 
--- look_at_deliveries looks at dead letters, behind a place.
+-- look_at_deliveries looks at dead letters, behind a place. One that tells of a finding opens none: its endpoint may be the
+-- one that is told of findings, and would be told without end.
 -- Returns: as look_at_tasks
 -- Writes:  finding
 -- +goose StatementBegin
@@ -18980,7 +19262,7 @@ begin
   loop
     v_looked := v_looked + 1;
     v_last := (v_delivery.tenant_id, v_delivery.id);
-    continue when v_delivery.instance_id is null;
+    continue when v_delivery.version is null;
     select r.* into v_residence
     from pawl.residence r
     where r.tenant_id = v_delivery.tenant_id and r.instance_id = v_delivery.instance_id
@@ -19051,6 +19333,53 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 85_watch/private_purge.sql
+
+-- purge_findings deletes findings that were closed up to p_before, with their rows in the log. One stays while a consumer has
+-- yet to read it, and while a delivery that tells of it is pending.
+-- p_after_at, p_after_id: behind which finding, in the order of closed_at and id
+-- Returns: the last finding that was looked at, to go on behind it; the beginning at the end
+-- Writes:  finding, log
+-- +goose StatementBegin
+create function pawl_private.purge_findings(
+  p_after_at timestamptz, p_after_id uuid, p_limit integer, p_before timestamptz, out upto_at timestamptz, out upto_id uuid
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_read bigint := (select min(c.position) from pawl.consumer c where not c.audit);
+  v_finding record;
+  v_looked integer := 0;
+begin
+  for v_finding in
+    select f.tenant_id, f.id, f.closed_at
+    from pawl.finding f
+    where f.closed_at is not null and f.closed_at <= p_before and (f.closed_at, f.id) > (p_after_at, p_after_id)
+    order by f.closed_at, f.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    upto_at := v_finding.closed_at;
+    upto_id := v_finding.id;
+    continue when pawl_private.webhook_retains_finding(v_finding.tenant_id, v_finding.id);
+    delete from pawl.log l where l.tenant_id = v_finding.tenant_id and l.finding_id = v_finding.id and l.position <= v_read;
+    continue when not found;
+    delete from pawl.finding f where f.tenant_id = v_finding.tenant_id and f.id = v_finding.id;
+  end loop;
+  if v_looked < p_limit then
+    upto_at := '-infinity';
+    upto_id := '00000000-0000-0000-0000-000000000000';
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
 -- 85_watch/finding_look.sql
 
 -- finding_look looks for what is wrong, and opens and closes findings. Without the consumer insight it does nothing.
@@ -19058,7 +19387,7 @@ $$;
 -- Returns: opened, closed: how many findings, without those that steps and purges close; more: whether more is due
 -- Raises:  PW400 malformed-request
 -- Locks:   watch (if nobody else holds it), consumer, residence (for key share, those that are not locked)
--- Writes:  watch, finding, stuck_place
+-- Writes:  watch, finding, log, stuck_place
 -- +goose StatementBegin
 create function pawl.finding_look(p_limit integer, p_every interval, out opened bigint, out closed bigint, out more boolean)
 language plpgsql volatile security definer
@@ -19078,6 +19407,7 @@ declare
   v_tasks record;
   v_deliveries record;
   v_causes record;
+  v_purged record;
 begin
   perform pawl_private.refuse_malformed(
     case when p_every between interval '0' and interval '10 years' then null else 'the time between looks is from 0 to 10 years' end);
@@ -19108,15 +19438,14 @@ begin
   opened := opened + v_tasks.opened + v_deliveries.opened;
   closed := v_causes.closed;
 
-  delete from pawl.finding f
-  where f.ctid = any (array(
-    select o.ctid from pawl.finding o where o.closed_at <= v_now - interval '30 days' order by o.closed_at limit v_limit));
+  select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
 
   update pawl_private.watch w
   set looked_at = case when more then '-infinity' else v_now end,
     task_tenant = (v_tasks.place).tenant, task_id = (v_tasks.place).id,
     delivery_tenant = (v_deliveries.place).tenant, delivery_id = (v_deliveries.place).id,
-    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id;
+    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id,
+    purged_at = v_purged.upto_at, purged_id = v_purged.upto_id;
 end
 $$;
 -- +goose StatementEnd
@@ -19599,10 +19928,10 @@ begin
   from pawl.consumer c
   cross join pawl.log_head e
   left join lateral (
-    select h.at
+    select r.at
     from pawl.log f
-    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
-    where f.position > c.position and not c.audit
+    cross join lateral (select pawl_private.logged_at(f) as at) r
+    where f.position > c.position and not c.audit and r.at is not null
     order by f.position
     limit 1
   ) o on true

@@ -142,10 +142,10 @@ select
   (s.finding is not null)::boolean as resting
 from (
   (
-    select 1 as part, row_number() over (order by p.tenant_id, p.instance_id, p.subscription_id, p.version) as place, p.id
+    select 1 as part, row_number() over (order by p.tenant_id, p.instance_id, p.subscription_id, p.seq) as place, p.id
     from pawl.delivery p
     where p.tenant_id = @tenant_id and p.instance_id = @instance_id and p.status = 'pending'
-    order by p.tenant_id, p.instance_id, p.subscription_id, p.version
+    order by p.tenant_id, p.instance_id, p.subscription_id, p.seq
     limit @row_limit
   )
   union all

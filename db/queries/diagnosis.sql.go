@@ -311,10 +311,10 @@ select
   (s.finding is not null)::boolean as resting
 from (
   (
-    select 1 as part, row_number() over (order by p.tenant_id, p.instance_id, p.subscription_id, p.version) as place, p.id
+    select 1 as part, row_number() over (order by p.tenant_id, p.instance_id, p.subscription_id, p.seq) as place, p.id
     from pawl.delivery p
     where p.tenant_id = $1 and p.instance_id = $2 and p.status = 'pending'
-    order by p.tenant_id, p.instance_id, p.subscription_id, p.version
+    order by p.tenant_id, p.instance_id, p.subscription_id, p.seq
     limit $3
   )
   union all
@@ -326,7 +326,7 @@ from (
     limit $3
   )
 ) n
-cross join lateral (select d.tenant_id, d.id, d.subscription_id, d.callback, d.instance_id, d.version, d.type, d.status, d.attempts, d.replayed, d.next_attempt_at, d.last_status, d.last_error, d.last_response, d.created_at, d.delivered_at from pawl.delivery d where d.tenant_id = $1 and d.id = n.id limit 1) d
+cross join lateral (select d.tenant_id, d.id, d.subscription_id, d.callback, d.instance_id, d.version, d.finding_id, d.seq, d.type, d.status, d.attempts, d.replayed, d.next_attempt_at, d.last_status, d.last_error, d.last_response, d.created_at, d.delivered_at from pawl.delivery d where d.tenant_id = $1 and d.id = n.id limit 1) d
 left join pawl.subscription_row s on s.tenant_id = d.tenant_id and s.id = d.subscription_id and not d.callback
 order by n.part, n.place
 `
@@ -444,7 +444,7 @@ func (q *Queries) DiagnosedEvents(ctx context.Context, arg DiagnosedEventsParams
 }
 
 const diagnosedFindings = `-- name: DiagnosedFindings :many
-select f.tenant_id, f.id, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail, f.heal_at
+select f.tenant_id, f.id, f.seq, f.xid, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail, f.heal_at
 from pawl.finding f
 where f.tenant_id = $1 and f.id = any (array(
   (
@@ -495,6 +495,8 @@ func (q *Queries) DiagnosedFindings(ctx context.Context, arg DiagnosedFindingsPa
 		if err := rows.Scan(
 			&i.TenantID,
 			&i.ID,
+			&i.Seq,
+			&i.Xid,
 			&i.Kind,
 			&i.InstanceID,
 			&i.Workflow,

@@ -104,7 +104,7 @@ func (q *Queries) Heal(ctx context.Context, arg HealParams) (HealRow, error) {
 }
 
 const listFindings = `-- name: ListFindings :many
-select f.tenant_id, f.id, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail, f.heal_at
+select f.tenant_id, f.id, f.seq, f.xid, f.kind, f.instance_id, f.workflow, f.state, f.visit_version, f.since, f.cause_id, f.opened_at, f.closed_at, f.detail, f.heal_at
 from pawl.finding f
 where f.tenant_id = $1
   and ($2::uuid is null or f.id < $2)
@@ -153,6 +153,8 @@ func (q *Queries) ListFindings(ctx context.Context, arg ListFindingsParams) ([]F
 		if err := rows.Scan(
 			&i.TenantID,
 			&i.ID,
+			&i.Seq,
+			&i.Xid,
 			&i.Kind,
 			&i.InstanceID,
 			&i.Workflow,

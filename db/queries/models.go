@@ -303,10 +303,14 @@ type Delivery struct {
 	// the subscription; of a callback, the instance
 	SubscriptionID uuid.UUID
 	Callback       bool
-	InstanceID     *uuid.UUID
-	Version        *int64
-	Type           string
-	Status         string
+	// that of the step, or the one that the finding is about, if any
+	InstanceID *uuid.UUID
+	Version    *int64
+	FindingID  *uuid.UUID
+	// of the step or the finding: the deliveries of an instance are sent in its order
+	Seq    int64
+	Type   string
+	Status string
 	// those since the last replay; while replayed, those before it
 	Attempts int32
 	// it was replayed, and there has been no attempt since; the other columns show what was before
@@ -317,7 +321,7 @@ type Delivery struct {
 	LastError     *string
 	// the first 1 KiB, as text
 	LastResponse *string
-	// when the step was made; of a test delivery, when it was requested
+	// when the step was made, or the finding opened; of a test delivery, when it was requested
 	CreatedAt time.Time
 	// when the endpoint last accepted it, even if it did not after a replay
 	DeliveredAt *time.Time
@@ -348,8 +352,11 @@ type Endpoint struct {
 }
 
 type Finding struct {
-	TenantID   string
-	ID         uuid.UUID
+	TenantID string
+	ID       uuid.UUID
+	// as in pawl.history: steps and findings share one sequence
+	Seq        int64
+	Xid        uint64
 	Kind       string
 	InstanceID *uuid.UUID
 	Workflow   string
@@ -367,6 +374,22 @@ type Finding struct {
 	Detail json.RawMessage
 	// of what says that the instance is stuck: when the healer looks at it; null if it is not the healer's
 	HealAt *time.Time
+}
+
+type FindingMessage struct {
+	TenantID     string
+	ID           uuid.UUID
+	Kind         string
+	InstanceID   *uuid.UUID
+	Workflow     string
+	State        *string
+	VisitVersion *int64
+	Since        *time.Time
+	OpenedAt     time.Time
+	ClosedAt     *time.Time
+	Detail       json.RawMessage
+	Epoch        int64
+	Position     int64
 }
 
 type History struct {
@@ -646,12 +669,13 @@ type PawlInstanceCount struct {
 	Instances       int64
 }
 
-// rows of instances that were purged stay until the sequencer sweeps them
+// rows of instances that were purged stay until the sequencer sweeps them; the row of a finding is deleted with the finding
 type PawlLog struct {
 	Position   int64
 	TenantID   string
-	InstanceID uuid.UUID
-	Version    int64
+	InstanceID *uuid.UUID
+	Version    *int64
+	FindingID  *uuid.UUID
 }
 
 type PawlLogEpoch struct {
@@ -674,7 +698,7 @@ type PawlLogEpoch struct {
 type PawlLogHead struct {
 	// the steps and the rows of the audit that it sees have positions
 	Snapshot string
-	// the position of the last step
+	// the position of the last step or finding
 	Position int64
 	// the position of the last row of the audit
 	AuditPosition int64
@@ -818,6 +842,9 @@ type PawlPrivateWatch struct {
 	HealWorkflow string
 	// whether this round of the healer has left something that is due
 	HealCut bool
+	// with purged_id: the purge has looked at the findings that were closed up to then
+	PurgedAt time.Time
+	PurgedID uuid.UUID
 }
 
 type PawlResidence struct {
@@ -844,8 +871,9 @@ type PawlTimeoutRow struct {
 type PawlUnroutedStep struct {
 	TenantID   string
 	Position   int64
-	InstanceID uuid.UUID
-	Version    int64
+	InstanceID *uuid.UUID
+	Version    *int64
+	FindingID  *uuid.UUID
 	// the deliveries for subscriptions with ids up to this one are created
 	AfterSubscription uuid.UUID
 }
@@ -967,8 +995,10 @@ type StoredSubscription struct {
 	Workflows []string
 	Events    []string
 	// states that a step enters, or states around them
-	States              []string
-	TerminalOnly        bool
+	States       []string
+	TerminalOnly bool
+	// CloudEvent types; empty for those of all steps, and of no findings
+	Types               []string
 	Secret              string
 	PreviousSecret      *string
 	PreviousSecretUntil *time.Time
@@ -996,6 +1026,7 @@ type Subscription struct {
 	Events              []string
 	States              []string
 	TerminalOnly        bool
+	Types               []string
 	PreviousSecretUntil *time.Time
 	DisabledAt          *time.Time
 	DisabledReason      *string

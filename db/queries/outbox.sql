@@ -34,6 +34,9 @@ select n.epoch::bigint as epoch, n.until from pawl.consumer_next(@consumer::text
 -- name: ConsumerRead :many
 select * from pawl.consumer_read(@consumer::text, @until::bigint, @bytes::bigint);
 
+-- name: ConsumerReadFindings :many
+select * from pawl.consumer_read_findings(@consumer::text, @until::bigint);
+
 -- name: ConsumerReadAudit :many
 select * from pawl.consumer_read_audit(@consumer::text, @until::bigint, @bytes::bigint);
 

@@ -255,6 +255,49 @@ func (q *Queries) ConsumerReadAudit(ctx context.Context, arg ConsumerReadAuditPa
 	return items, nil
 }
 
+const consumerReadFindings = `-- name: ConsumerReadFindings :many
+select tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, closed_at, detail, epoch, position from pawl.consumer_read_findings($1::text, $2::bigint)
+`
+
+type ConsumerReadFindingsParams struct {
+	Consumer string
+	Until    int64
+}
+
+func (q *Queries) ConsumerReadFindings(ctx context.Context, arg ConsumerReadFindingsParams) ([]FindingMessage, error) {
+	rows, err := q.db.Query(ctx, consumerReadFindings, arg.Consumer, arg.Until)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindingMessage
+	for rows.Next() {
+		var i FindingMessage
+		if err := rows.Scan(
+			&i.TenantID,
+			&i.ID,
+			&i.Kind,
+			&i.InstanceID,
+			&i.Workflow,
+			&i.State,
+			&i.VisitVersion,
+			&i.Since,
+			&i.OpenedAt,
+			&i.ClosedAt,
+			&i.Detail,
+			&i.Epoch,
+			&i.Position,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const consumerRenew = `-- name: ConsumerRenew :one
 select pawl.consumer_renew($1::text, $2::text, $3::bigint, $4::interval)::boolean as leads
 `

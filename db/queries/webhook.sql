@@ -1,12 +1,13 @@
 -- name: SubscriptionCreate :one
 select * from pawl.subscription_create(
   @tenant::text, @url::text, @workflows::text[], @events::text[], @states::text[], @terminal_only::boolean, @secret::text,
-  @actor::text, @seed::uuid, @caller::jsonb);
+  @actor::text, @seed::uuid, @caller::jsonb, @types::text[]);
 
 -- name: SubscriptionUpdate :one
 select * from pawl.subscription_update(
   @tenant::text, @id::uuid, sqlc.narg('url')::text, sqlc.narg('workflows')::text[], sqlc.narg('events')::text[],
-  sqlc.narg('states')::text[], sqlc.narg('terminal_only')::boolean, sqlc.narg('disabled')::boolean, @caller::jsonb);
+  sqlc.narg('states')::text[], sqlc.narg('terminal_only')::boolean, sqlc.narg('disabled')::boolean, @caller::jsonb,
+  sqlc.narg('types')::text[]);
 
 -- name: SubscriptionDelete :one
 select pawl.subscription_delete(@tenant::text, @id::uuid, @caller::jsonb)::boolean as deleted;
@@ -93,15 +94,16 @@ order by d.id desc
 limit @row_limit;
 
 -- DeliveriesWithin chooses the deliveries that lie within some workflows: those of subscriptions and callbacks that do. A
--- subscription may have had another filter when its delivery was made, so the instance must lie within too. If the
--- instance was purged, the subscription decides.
+-- subscription may have had another filter when its delivery was made, so the instance or the finding must lie within too.
+-- If it was purged, the subscription decides.
 -- name: DeliveriesWithin :many
 select d.id
 from pawl.delivery d
 left join pawl.subscription_row s on s.tenant_id = d.tenant_id and s.id = d.subscription_id and not d.callback
 left join pawl.instance i on i.tenant_id = d.tenant_id and i.id = d.instance_id
+left join pawl.finding f on f.tenant_id = d.tenant_id and f.id = d.finding_id
 where d.tenant_id = @tenant_id and d.id = any (@ids::uuid[])
-  and (i.workflow is null or i.workflow = any (@within::text[]))
+  and coalesce(coalesce(f.workflow, i.workflow) = any (@within::text[]), true)
   and case when d.callback then i.workflow is not null else s.workflows <> '{}' and s.workflows <@ @within::text[] end;
 
 -- name: DeliveryReplay :one
@@ -135,6 +137,9 @@ select * from pawl.delivery_tenants(@tenants::text[]);
 
 -- name: DeliveryMessages :many
 select * from pawl.delivery_messages(@tenants::text[], @instances::uuid[], @versions::bigint[], @bytes::bigint);
+
+-- name: DeliveryFindings :many
+select * from pawl.delivery_findings(@tenants::text[], @ids::uuid[]);
 
 -- name: DeliverySettle :one
 select pawl.delivery_settle(

@@ -19,8 +19,9 @@ select d.id
 from pawl.delivery d
 left join pawl.subscription_row s on s.tenant_id = d.tenant_id and s.id = d.subscription_id and not d.callback
 left join pawl.instance i on i.tenant_id = d.tenant_id and i.id = d.instance_id
+left join pawl.finding f on f.tenant_id = d.tenant_id and f.id = d.finding_id
 where d.tenant_id = $1 and d.id = any ($2::uuid[])
-  and (i.workflow is null or i.workflow = any ($3::text[]))
+  and coalesce(coalesce(f.workflow, i.workflow) = any ($3::text[]), true)
   and case when d.callback then i.workflow is not null else s.workflows <> '{}' and s.workflows <@ $3::text[] end
 `
 
@@ -31,8 +32,8 @@ type DeliveriesWithinParams struct {
 }
 
 // DeliveriesWithin chooses the deliveries that lie within some workflows: those of subscriptions and callbacks that do. A
-// subscription may have had another filter when its delivery was made, so the instance must lie within too. If the
-// instance was purged, the subscription decides.
+// subscription may have had another filter when its delivery was made, so the instance or the finding must lie within too.
+// If it was purged, the subscription decides.
 func (q *Queries) DeliveriesWithin(ctx context.Context, arg DeliveriesWithinParams) ([]uuid.UUID, error) {
 	rows, err := q.db.Query(ctx, deliveriesWithin, arg.TenantID, arg.Ids, arg.Within)
 	if err != nil {
@@ -54,7 +55,7 @@ func (q *Queries) DeliveriesWithin(ctx context.Context, arg DeliveriesWithinPara
 }
 
 const deliveryDue = `-- name: DeliveryDue :many
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery_due($1::text[], $2::uuid[], $3::integer[], ($4::text[])::uuid[])
+select tenant_id, id, subscription_id, callback, instance_id, version, finding_id, seq, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery_due($1::text[], $2::uuid[], $3::integer[], ($4::text[])::uuid[])
 `
 
 type DeliveryDueParams struct {
@@ -85,6 +86,8 @@ func (q *Queries) DeliveryDue(ctx context.Context, arg DeliveryDueParams) ([]Del
 			&i.Callback,
 			&i.InstanceID,
 			&i.Version,
+			&i.FindingID,
+			&i.Seq,
 			&i.Type,
 			&i.Status,
 			&i.Attempts,
@@ -133,6 +136,49 @@ func (q *Queries) DeliveryEndpoints(ctx context.Context, arg DeliveryEndpointsPa
 			&i.Disabled,
 			&i.Callback,
 			&i.Resting,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const deliveryFindings = `-- name: DeliveryFindings :many
+select tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, closed_at, detail, epoch, position from pawl.delivery_findings($1::text[], $2::uuid[])
+`
+
+type DeliveryFindingsParams struct {
+	Tenants []string
+	Ids     []uuid.UUID
+}
+
+func (q *Queries) DeliveryFindings(ctx context.Context, arg DeliveryFindingsParams) ([]FindingMessage, error) {
+	rows, err := q.db.Query(ctx, deliveryFindings, arg.Tenants, arg.Ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindingMessage
+	for rows.Next() {
+		var i FindingMessage
+		if err := rows.Scan(
+			&i.TenantID,
+			&i.ID,
+			&i.Kind,
+			&i.InstanceID,
+			&i.Workflow,
+			&i.State,
+			&i.VisitVersion,
+			&i.Since,
+			&i.OpenedAt,
+			&i.ClosedAt,
+			&i.Detail,
+			&i.Epoch,
+			&i.Position,
 		); err != nil {
 			return nil, err
 		}
@@ -439,7 +485,7 @@ func (q *Queries) DeliveryTenants(ctx context.Context, tenants []string) ([]Deli
 }
 
 const getDelivery = `-- name: GetDelivery :one
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery where tenant_id = $1 and id = $2
+select tenant_id, id, subscription_id, callback, instance_id, version, finding_id, seq, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery where tenant_id = $1 and id = $2
 `
 
 type GetDeliveryParams struct {
@@ -457,6 +503,8 @@ func (q *Queries) GetDelivery(ctx context.Context, arg GetDeliveryParams) (Deliv
 		&i.Callback,
 		&i.InstanceID,
 		&i.Version,
+		&i.FindingID,
+		&i.Seq,
 		&i.Type,
 		&i.Status,
 		&i.Attempts,
@@ -472,7 +520,7 @@ func (q *Queries) GetDelivery(ctx context.Context, arg GetDeliveryParams) (Deliv
 }
 
 const getSubscription = `-- name: GetSubscription :one
-select tenant_id, id, url, workflows, events, states, terminal_only, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_row where tenant_id = $1 and id = $2
+select tenant_id, id, url, workflows, events, states, terminal_only, types, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_row where tenant_id = $1 and id = $2
 `
 
 type GetSubscriptionParams struct {
@@ -491,6 +539,7 @@ func (q *Queries) GetSubscription(ctx context.Context, arg GetSubscriptionParams
 		&i.Events,
 		&i.States,
 		&i.TerminalOnly,
+		&i.Types,
 		&i.PreviousSecretUntil,
 		&i.DisabledAt,
 		&i.DisabledReason,
@@ -504,7 +553,7 @@ func (q *Queries) GetSubscription(ctx context.Context, arg GetSubscriptionParams
 }
 
 const listDeliveries = `-- name: ListDeliveries :many
-select d.tenant_id, d.id, d.subscription_id, d.callback, d.instance_id, d.version, d.type, d.status, d.attempts, d.replayed, d.next_attempt_at, d.last_status, d.last_error, d.last_response, d.created_at, d.delivered_at
+select d.tenant_id, d.id, d.subscription_id, d.callback, d.instance_id, d.version, d.finding_id, d.seq, d.type, d.status, d.attempts, d.replayed, d.next_attempt_at, d.last_status, d.last_error, d.last_response, d.created_at, d.delivered_at
 from pawl.delivery d
 where d.tenant_id = $1
   and ($2::uuid is null or d.id < $2)
@@ -548,6 +597,8 @@ func (q *Queries) ListDeliveries(ctx context.Context, arg ListDeliveriesParams) 
 			&i.Callback,
 			&i.InstanceID,
 			&i.Version,
+			&i.FindingID,
+			&i.Seq,
 			&i.Type,
 			&i.Status,
 			&i.Attempts,
@@ -570,7 +621,7 @@ func (q *Queries) ListDeliveries(ctx context.Context, arg ListDeliveriesParams) 
 }
 
 const listSubscriptions = `-- name: ListSubscriptions :many
-select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.previous_secret_until, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.finding, s.created_at, s.created_by
+select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.types, s.previous_secret_until, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.finding, s.created_at, s.created_by
 from pawl.subscription_row s
 where s.tenant_id = $1
   and ($2::uuid is null or s.id < $2)
@@ -608,6 +659,7 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 			&i.Events,
 			&i.States,
 			&i.TerminalOnly,
+			&i.Types,
 			&i.PreviousSecretUntil,
 			&i.DisabledAt,
 			&i.DisabledReason,
@@ -700,9 +752,9 @@ func (q *Queries) SecretsReplace(ctx context.Context, arg SecretsReplaceParams) 
 }
 
 const subscriptionCreate = `-- name: SubscriptionCreate :one
-select tenant_id, id, url, workflows, events, states, terminal_only, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_create(
+select tenant_id, id, url, workflows, events, states, terminal_only, types, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_create(
   $1::text, $2::text, $3::text[], $4::text[], $5::text[], $6::boolean, $7::text,
-  $8::text, $9::uuid, $10::jsonb)
+  $8::text, $9::uuid, $10::jsonb, $11::text[])
 `
 
 type SubscriptionCreateParams struct {
@@ -716,6 +768,7 @@ type SubscriptionCreateParams struct {
 	Actor        string
 	Seed         uuid.UUID
 	Caller       json.RawMessage
+	Types        []string
 }
 
 func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreateParams) (Subscription, error) {
@@ -730,6 +783,7 @@ func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreate
 		arg.Actor,
 		arg.Seed,
 		arg.Caller,
+		arg.Types,
 	)
 	var i Subscription
 	err := row.Scan(
@@ -740,6 +794,7 @@ func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreate
 		&i.Events,
 		&i.States,
 		&i.TerminalOnly,
+		&i.Types,
 		&i.PreviousSecretUntil,
 		&i.DisabledAt,
 		&i.DisabledReason,
@@ -798,7 +853,7 @@ func (q *Queries) SubscriptionRest(ctx context.Context, arg SubscriptionRestPara
 }
 
 const subscriptionRotateSecret = `-- name: SubscriptionRotateSecret :one
-select tenant_id, id, url, workflows, events, states, terminal_only, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_rotate_secret(
+select tenant_id, id, url, workflows, events, states, terminal_only, types, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_rotate_secret(
   $1::text, $2::uuid, $3::text, $4::interval, $5::text, $6::text,
   $7::jsonb)
 `
@@ -832,6 +887,7 @@ func (q *Queries) SubscriptionRotateSecret(ctx context.Context, arg Subscription
 		&i.Events,
 		&i.States,
 		&i.TerminalOnly,
+		&i.Types,
 		&i.PreviousSecretUntil,
 		&i.DisabledAt,
 		&i.DisabledReason,
@@ -863,7 +919,7 @@ func (q *Queries) SubscriptionSealedSecret(ctx context.Context, arg Subscription
 }
 
 const subscriptionTest = `-- name: SubscriptionTest :one
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.subscription_test($1::text, $2::uuid, $3::jsonb)
+select tenant_id, id, subscription_id, callback, instance_id, version, finding_id, seq, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.subscription_test($1::text, $2::uuid, $3::jsonb)
 `
 
 type SubscriptionTestParams struct {
@@ -882,6 +938,8 @@ func (q *Queries) SubscriptionTest(ctx context.Context, arg SubscriptionTestPara
 		&i.Callback,
 		&i.InstanceID,
 		&i.Version,
+		&i.FindingID,
+		&i.Seq,
 		&i.Type,
 		&i.Status,
 		&i.Attempts,
@@ -897,9 +955,10 @@ func (q *Queries) SubscriptionTest(ctx context.Context, arg SubscriptionTestPara
 }
 
 const subscriptionUpdate = `-- name: SubscriptionUpdate :one
-select tenant_id, id, url, workflows, events, states, terminal_only, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_update(
+select tenant_id, id, url, workflows, events, states, terminal_only, types, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_update(
   $1::text, $2::uuid, $3::text, $4::text[], $5::text[],
-  $6::text[], $7::boolean, $8::boolean, $9::jsonb)
+  $6::text[], $7::boolean, $8::boolean, $9::jsonb,
+  $10::text[])
 `
 
 type SubscriptionUpdateParams struct {
@@ -912,6 +971,7 @@ type SubscriptionUpdateParams struct {
 	TerminalOnly *bool
 	Disabled     *bool
 	Caller       json.RawMessage
+	Types        []string
 }
 
 func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdateParams) (Subscription, error) {
@@ -925,6 +985,7 @@ func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdate
 		arg.TerminalOnly,
 		arg.Disabled,
 		arg.Caller,
+		arg.Types,
 	)
 	var i Subscription
 	err := row.Scan(
@@ -935,6 +996,7 @@ func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdate
 		&i.Events,
 		&i.States,
 		&i.TerminalOnly,
+		&i.Types,
 		&i.PreviousSecretUntil,
 		&i.DisabledAt,
 		&i.DisabledReason,

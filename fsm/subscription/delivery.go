@@ -34,16 +34,18 @@ type Delivery struct {
 	ID uuid.UUID
 	// SubscriptionID is nil for the callback of an instance.
 	SubscriptionID *uuid.UUID
-	// InstanceID and Version name the step that the message is about; nil for a test delivery.
+	// InstanceID and Version name the step that the message is about, and FindingID the finding. Of a finding, InstanceID is
+	// the instance that it is about, if any. All are nil for a test delivery.
 	InstanceID *uuid.UUID
 	Version    *int64
+	FindingID  *uuid.UUID
 	// Type is that of the CloudEvent.
 	Type   string
 	Status DeliveryStatus
 	// Attempts counts the attempts since the delivery was made. A replay starts the count again with its first
 	// attempt.
 	Attempts int
-	// NextAttemptAt is nil if the delivery is not pending, and while an earlier step of the same instance is
+	// NextAttemptAt is nil if the delivery is not pending, and while an earlier message of the same instance is
 	// pending for the same endpoint.
 	NextAttemptAt *time.Time
 	// LastStatus is the HTTP status of the last attempt's answer, and LastResponse the first KiB of that
@@ -59,7 +61,7 @@ type Delivery struct {
 
 func deliveryOf(d queries.Delivery) Delivery {
 	out := Delivery{
-		ID: d.ID, InstanceID: d.InstanceID, Version: d.Version, Type: d.Type, Status: DeliveryStatus(d.Status),
+		ID: d.ID, InstanceID: d.InstanceID, Version: d.Version, FindingID: d.FindingID, Type: d.Type, Status: DeliveryStatus(d.Status),
 		Attempts: int(d.Attempts), NextAttemptAt: d.NextAttemptAt, LastError: d.LastError, LastResponse: d.LastResponse,
 		CreatedAt: d.CreatedAt, DeliveredAt: d.DeliveredAt,
 	}
@@ -164,7 +166,7 @@ func (s *Service) IsWithin(ctx context.Context, tenant string, id uuid.UUID, wor
 // ReplayDelivery makes a settled delivery pending again, with the full number of attempts. It keeps its id, and
 // what is known of it until there is a new result.
 //
-// Kinds: NotFound, DeliveryConflict if it is pending, or if its subscription or instance is gone, Unavailable.
+// Kinds: NotFound, DeliveryConflict if it is pending, or if its subscription, instance or finding is gone, Unavailable.
 func (s *Service) ReplayDelivery(ctx context.Context, tenant string, id uuid.UUID) (Delivery, error) {
 	d, err := s.GetDelivery(ctx, tenant, id)
 	if err != nil {
@@ -178,7 +180,7 @@ func (s *Service) ReplayDelivery(ctx context.Context, tenant string, id uuid.UUI
 	case err != nil:
 		return d, err
 	case row.Replayed == 0:
-		return d, fsm.Errorf(fsm.DeliveryConflict, "the delivery cannot be sent any more: its subscription was deleted, its callback was delivered, or its instance was purged")
+		return d, fsm.Errorf(fsm.DeliveryConflict, "the delivery cannot be sent any more: its subscription was deleted, its callback was delivered, or its instance or finding was purged")
 	}
 	return s.GetDelivery(ctx, tenant, id)
 }
@@ -199,7 +201,7 @@ const replayPage = 500
 // Replayed counts the deliveries of a ReplayDeliveries.
 type Replayed struct {
 	// Replayed is how many are pending again. Gone is how many cannot be sent any more, and did not change: their
-	// subscriptions or instances are gone.
+	// subscriptions, instances or findings are gone.
 	Replayed, Gone int
 }
 

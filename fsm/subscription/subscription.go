@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +35,7 @@ func New(service *fsm.Service) *Service {
 	return &Service{db: service.Database(), webhooks: service.Webhooks(), keys: service.Keys()}
 }
 
-// Subscription is an endpoint and the steps that are sent to it.
+// Subscription is an endpoint and the messages that are sent to it.
 type Subscription struct {
 	ID uuid.UUID
 	// URL is that of the endpoint.
@@ -44,7 +45,7 @@ type Subscription struct {
 	Secret string
 	// PreviousSecretUntil is the time until which the replaced secret signs too; nil if none was replaced.
 	PreviousSecretUntil *time.Time
-	// DisabledAt and DisabledReason are nil while steps are routed to the subscription and sent.
+	// DisabledAt and DisabledReason are nil while messages are routed to the subscription and sent.
 	DisabledAt     *time.Time
 	DisabledReason *string
 	// Failures counts the failed attempts since the last one that succeeded.
@@ -58,16 +59,28 @@ type Subscription struct {
 	CreatedBy string
 }
 
+// FindingOpened is the CloudEvent type of a finding that was opened.
+const FindingOpened = "pawl.finding.opened"
+
+// Types are the CloudEvent types that a filter may name: those of steps, and FindingOpened.
+var Types = []string{
+	"pawl.instance.created", "pawl.instance.transitioned", "pawl.instance.timed-out", "pawl.instance.expired", "pawl.instance.forced",
+	"pawl.instance.cancelled", "pawl.instance.migrated", "pawl.instance.result", "pawl.instance.compensated", FindingOpened,
+}
+
 // Filter chooses steps: those that each of its members chooses. A list chooses the steps with one of its
-// names, at most 100; an empty list chooses all.
+// names, at most 100; an empty list chooses all. It chooses findings too if Types has FindingOpened: those that Workflows and
+// States choose, whatever Events and TerminalOnly say.
 type Filter struct {
 	Workflows []string
 	Events    []string
-	// States are paths of the states that steps led to. The name of a compound state stands for all
-	// states within it.
+	// States are paths of the states that steps led to, or that the instances of findings were in. The name of a compound
+	// state stands for all states within it.
 	States []string
 	// TerminalOnly chooses the steps that led to final states.
 	TerminalOnly bool
+	// Types are some of the package's Types.
+	Types []string
 }
 
 // Within reports whether the filter chooses only steps of instances of these workflows, whatever other workflows there are.
@@ -77,7 +90,7 @@ func subscriptionOf(s queries.Subscription) Subscription {
 	return Subscription{
 		ID: s.ID, URL: s.Url,
 		Filter: Filter{
-			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: s.TerminalOnly,
+			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: s.TerminalOnly, Types: s.Types,
 		},
 		PreviousSecretUntil: s.PreviousSecretUntil, DisabledAt: s.DisabledAt, DisabledReason: s.DisabledReason,
 		Failures: int(s.Failures), CircuitOpenUntil: s.CircuitOpenUntil, Finding: s.Finding, CreatedAt: s.CreatedAt, CreatedBy: s.CreatedBy,
@@ -87,7 +100,7 @@ func subscriptionOf(s queries.Subscription) Subscription {
 // secretOverlap is for how long a replaced secret signs too.
 const secretOverlap = 24 * time.Hour
 
-// Subscribe makes a subscription to the steps that are committed from now on. If secret is empty, it makes
+// Subscribe makes a subscription to the messages of what is committed from now on. If secret is empty, it makes
 // one of 256 bits. The result has the secret. An empty actor is "anonymous".
 //
 // Kinds: Malformed, with all faults of the URL, the filter and the secret; Unavailable.
@@ -114,7 +127,7 @@ func (s *Service) Subscribe(ctx context.Context, tenant, url string, f Filter, s
 		row, err = q.SubscriptionCreate(ctx, queries.SubscriptionCreateParams{
 			Tenant: tenant, Url: url, Workflows: database.NotNull(f.Workflows), Events: database.NotNull(f.Events), States: database.NotNull(f.States),
 			TerminalOnly: f.TerminalOnly, Secret: s.keys.Seal(secret, seal.Subscription(tenant, seed)), Seed: seed,
-			Actor: cmp.Or(actor, "anonymous"), Caller: fsm.CallerJSON(ctx),
+			Types: database.NotNull(f.Types), Actor: cmp.Or(actor, "anonymous"), Caller: fsm.CallerJSON(ctx),
 		})
 		return err
 	})
@@ -202,6 +215,7 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 		}
 		faults = append(faults, wrong...)
 		p.Workflows, p.Events, p.States, p.TerminalOnly = database.NotNull(f.Workflows), database.NotNull(f.Events), database.NotNull(f.States), &f.TerminalOnly
+		p.Types = database.NotNull(f.Types)
 	}
 	if err := unacceptable(faults); err != nil {
 		return Subscription{}, err
@@ -328,6 +342,16 @@ const maxNames = 100
 // and states must be some of theirs.
 func (s *Service) checkFilter(ctx context.Context, f Filter) ([]fsm.Fault, error) {
 	var faults []fsm.Fault
+	if len(f.Types) > maxNames {
+		faults = append(faults, fsm.Fault{Pointer: "/filter/types", Detail: fmt.Sprintf("must have at most %d names", maxNames)})
+	}
+	for i, name := range f.Types {
+		if !slices.Contains(Types, name) {
+			faults = append(faults, fsm.Fault{
+				Pointer: fmt.Sprintf("/filter/types/%d", i), Detail: "must be a type of messages that the contract lists",
+			})
+		}
+	}
 	lists := map[string][]string{"workflows": f.Workflows, "events": f.Events, "states": f.States}
 	for _, kind := range []string{"workflows", "events", "states"} {
 		if len(lists[kind]) > maxNames {

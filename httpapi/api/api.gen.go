@@ -435,6 +435,48 @@ func (e InstanceStatus) Valid() bool {
 	}
 }
 
+// Defines values for MessageType.
+const (
+	MessageTypePawlFindingOpened        MessageType = "pawl.finding.opened"
+	MessageTypePawlInstanceCancelled    MessageType = "pawl.instance.cancelled"
+	MessageTypePawlInstanceCompensated  MessageType = "pawl.instance.compensated"
+	MessageTypePawlInstanceCreated      MessageType = "pawl.instance.created"
+	MessageTypePawlInstanceExpired      MessageType = "pawl.instance.expired"
+	MessageTypePawlInstanceForced       MessageType = "pawl.instance.forced"
+	MessageTypePawlInstanceMigrated     MessageType = "pawl.instance.migrated"
+	MessageTypePawlInstanceResult       MessageType = "pawl.instance.result"
+	MessageTypePawlInstanceTimedOut     MessageType = "pawl.instance.timed-out"
+	MessageTypePawlInstanceTransitioned MessageType = "pawl.instance.transitioned"
+)
+
+// Valid indicates whether the value is a known member of the MessageType enum.
+func (e MessageType) Valid() bool {
+	switch e {
+	case MessageTypePawlFindingOpened:
+		return true
+	case MessageTypePawlInstanceCancelled:
+		return true
+	case MessageTypePawlInstanceCompensated:
+		return true
+	case MessageTypePawlInstanceCreated:
+		return true
+	case MessageTypePawlInstanceExpired:
+		return true
+	case MessageTypePawlInstanceForced:
+		return true
+	case MessageTypePawlInstanceMigrated:
+		return true
+	case MessageTypePawlInstanceResult:
+		return true
+	case MessageTypePawlInstanceTimedOut:
+		return true
+	case MessageTypePawlInstanceTransitioned:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for OverrideRequestBypass.
 const (
 	OverrideRequestBypassGuard OverrideRequestBypass = "guard"
@@ -1731,16 +1773,20 @@ type Delivery struct {
 	// Attempts The number of attempts. After a replay the count starts again with the first attempt.
 	Attempts int `json:"attempts"`
 
-	// CreatedAt When the step was made; of a test delivery, when the test was requested.
+	// CreatedAt When the step was made, or the finding opened; of a test delivery, when the test was requested.
 	CreatedAt Timestamp `json:"created_at"`
 
 	// DeliveredAt When the endpoint last answered with 2xx, even if it did not after a replay; null if it never has.
 	DeliveredAt *Timestamp `json:"delivered_at"`
 
+	// FindingID The id of the finding. Only in deliveries of `pawl.finding.opened`.
+	FindingID *string `json:"finding_id,omitempty"`
+
 	// ID The id of the delivery, sent as `webhook-id` in each attempt.
 	ID string `json:"id"`
 
-	// InstanceID The id of the instance that made the step; null for a test.
+	// InstanceID The id of the instance that made the step, or that the finding is about; null for a test, and for a finding about
+	// no instance.
 	InstanceID *string `json:"instance_id"`
 
 	// LastError Why the last attempt failed, or why none was made; null otherwise.
@@ -1753,7 +1799,7 @@ type Delivery struct {
 	LastStatus *int `json:"last_status"`
 
 	// NextAttemptAt When the next attempt is due, unless the circuit of the endpoint is open. Null if the delivery is not
-	// pending, and while it waits for the retry of an earlier step of the same instance.
+	// pending, and while it waits for the retry of an earlier message of the same instance.
 	NextAttemptAt *Timestamp `json:"next_attempt_at"`
 
 	// Status `pending`: an attempt is due, the first one or a retry. `delivered`: the endpoint answered with 2xx. `dead`: a
@@ -1769,7 +1815,7 @@ type Delivery struct {
 	// Type The type of the CloudEvent.
 	Type string `json:"type"`
 
-	// Version The version of the instance after the step; null for a test.
+	// Version The version of the instance after the step; null for a test and for a finding.
 	Version *int64 `json:"version"`
 }
 
@@ -2665,6 +2711,10 @@ type JSONSchema = json.RawMessage
 // Lease The lease of the claim.
 type Lease = string
 
+// MessageType The type of a CloudEvent. `pawl.finding.opened`: something was found to be wrong; its `data` is a Finding. The
+// others tell of the steps of instances.
+type MessageType string
+
 // NextTimeout The next deadline of an instance.
 type NextTimeout struct {
 	// DueAt The deadline. It is past if the timer is late or fails.
@@ -3165,8 +3215,10 @@ type Subscription struct {
 	// Failures The number of failed attempts since the last successful one.
 	Failures int `json:"failures"`
 
-	// Filter Chooses the steps to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
-	// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
+	// Filter Chooses the messages to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
+	// A finding is chosen if `types` names `pawl.finding.opened`, and `workflows` and `states` choose it; `events` and
+	// `terminal_only` concern steps alone. Each name must exist in a version of some workflow, or of one of the given
+	// workflows if there are any.
 	Filter SubscriptionFilter `json:"filter"`
 
 	// Finding Why nothing can be sent, although the endpoint is not at fault: the secret cannot be opened with the keys that
@@ -3194,20 +3246,27 @@ type Subscription struct {
 	URL string `json:"url"`
 }
 
-// SubscriptionFilter Chooses the steps to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
-// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
+// SubscriptionFilter Chooses the messages to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
+// A finding is chosen if `types` names `pawl.finding.opened`, and `workflows` and `states` choose it; `events` and
+// `terminal_only` concern steps alone. Each name must exist in a version of some workflow, or of one of the given
+// workflows if there are any.
 type SubscriptionFilter struct {
 	// Events Steps made by these events. The event of a timeout is `after:10m` for example, that of the lifetime is
 	// `ttl`.
 	Events []string `json:"events,omitzero"`
 
-	// States Steps that lead to one of these states. The name of a compound state stands for all states within.
+	// States Steps that lead to one of these states, and findings about instances that were in one. The name of a compound
+	// state stands for all states within.
 	States []string `json:"states,omitzero"`
 
 	// TerminalOnly Only steps that lead to a final state. The default is false.
 	TerminalOnly *bool `json:"terminal_only,omitempty"`
 
-	// Workflows Steps of instances of these workflows.
+	// Types Messages of these types. Without it, or with an empty list, steps of all types are chosen, and no findings. It
+	// is left out of answers if it is empty.
+	Types []MessageType `json:"types,omitempty"`
+
+	// Workflows Steps of instances of these workflows, and findings about them.
 	Workflows []string `json:"workflows,omitzero"`
 }
 
@@ -3225,8 +3284,10 @@ type SubscriptionPatch struct {
 	// Disabled Whether the subscription is disabled, so that nothing is sent to it.
 	Disabled *bool `json:"disabled,omitempty"`
 
-	// Filter Chooses the steps to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
-	// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
+	// Filter Chooses the messages to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
+	// A finding is chosen if `types` names `pawl.finding.opened`, and `workflows` and `states` choose it; `events` and
+	// `terminal_only` concern steps alone. Each name must exist in a version of some workflow, or of one of the given
+	// workflows if there are any.
 	Filter *SubscriptionFilter `json:"filter,omitempty"`
 
 	// URL The http or https URL to deliver to, without a user, a password or a fragment. It is kept in its normal form
@@ -3236,8 +3297,10 @@ type SubscriptionPatch struct {
 
 // SubscriptionRequest The endpoint of a subscription, and the filter of the steps to deliver.
 type SubscriptionRequest struct {
-	// Filter Chooses the steps to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
-	// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
+	// Filter Chooses the messages to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
+	// A finding is chosen if `types` names `pawl.finding.opened`, and `workflows` and `states` choose it; `events` and
+	// `terminal_only` concern steps alone. Each name must exist in a version of some workflow, or of one of the given
+	// workflows if there are any.
 	Filter *SubscriptionFilter `json:"filter,omitempty"`
 
 	// Secret `whsec_` followed by 24 to 64 bytes in base64. By default one is generated.

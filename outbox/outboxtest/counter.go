@@ -54,10 +54,10 @@ func IDs(id uuid.UUID, versions ...int) (list []string) {
 	return list
 }
 
-// Numbered waits until each step has a position.
+// Numbered waits until each step and each finding has a position.
 func Numbered(t testing.TB, pool *pgxpool.Pool) {
 	t.Helper()
-	bounded.UntilSQL(t, pool, "select (select count(*) from pawl.log) = (select count(*) from pawl.history)")
+	bounded.UntilSQL(t, pool, "select (select count(*) from pawl.log) = (select count(*) from pawl.history) + (select count(*) from pawl.finding)")
 }
 
 // CaughtUp waits until a consumer has no step left to relay.

@@ -36,11 +36,12 @@ func itemsOf(messages []outbox.Message, prefix string) ([]item, error) {
 }
 
 // subject is what subscribers filter by: prefix.tenant.workflow.type, where type is the last word
-// of the CloudEvent's type, such as transitioned. That of a row of the audit is prefix.tenant.action.audit. It has at most 255 bytes, the most that an AMQP
+// of the CloudEvent's type, such as transitioned; of a finding it is opened. That of a row of the audit is
+// prefix.tenant.action.audit. It has at most 255 bytes, the most that an AMQP
 // routing key may have: maxPrefix bounds the prefix, and token each of the other parts.
 func subject(prefix string, m outbox.Message) string {
 	kind := m.Type()[strings.LastIndexByte(m.Type(), '.')+1:]
-	about := m.Instance.Workflow
+	about := m.Workflow()
 	if m.Audit != nil {
 		about = m.Audit.Action
 	}

@@ -25,9 +25,9 @@ import (
 //	kafka://[user:password@]host[:9092][,host…]/TOPIC
 //	amqp://[user:password@]host[:5672][,host…][/vhost]    amqps:// for TLS
 //
-// Every scheme takes three options as its query: consumer=NAME gives the consumer another name,
-// from=start makes a new consumer begin with the first step, or row of the audit, that there is, and
-// audit=true publishes the rows of the audit too. Users and passwords are percent-encoded where a URL
+// Every scheme takes four options as its query: consumer=NAME gives the consumer another name,
+// from=start makes a new consumer begin with the first step, or row of the audit, that there is,
+// findings=true publishes the findings that are opened too, and audit=true the rows of the audit. Users and passwords are percent-encoded where a URL
 // requires it. The other options:
 //
 //   - subject=pawl (nats), key=pawl (amqp): the prefix of subjects and routing keys. Behind it
@@ -45,8 +45,8 @@ type URL struct {
 	// consumer=NAME, or else the URL without credentials and query. A receiver that moves to
 	// another host is a new consumer unless it has such a name.
 	Consumer string
-	// FromStart is for [outbox.RelayConfig].
-	FromStart bool
+	// FromStart and Findings are for [outbox.RelayConfig].
+	FromStart, Findings bool
 	// AuditConsumer is the name of the consumer of the audit: as Consumer, with "audit " for "sink ". It is empty without
 	// audit=true.
 	AuditConsumer string
@@ -172,7 +172,7 @@ func (u *URL) readHosts(authority string) error {
 }
 
 func (u *URL) readOptions() error {
-	known := append([]string{"consumer", "from", "audit"}, u.kind.options...)
+	known := append([]string{"consumer", "from", "findings", "audit"}, u.kind.options...)
 	for _, name := range slices.Sorted(maps.Keys(u.query)) {
 		if !slices.Contains(known, name) || len(u.query[name]) > 1 {
 			return u.kind.errUsage(fmt.Sprintf("its query has %s, each once", strings.Join(known, ", ")))
@@ -185,11 +185,12 @@ func (u *URL) readOptions() error {
 	default:
 		return u.kind.errUsage("from is start, or left out")
 	}
-	for _, name := range []string{"create", "tls", "audit"} {
+	for _, name := range []string{"create", "tls", "findings", "audit"} {
 		if value := u.query.Get(name); value != "" && value != "true" && value != "false" {
 			return u.kind.errUsage(name + " is true or false")
 		}
 	}
+	u.Findings = u.flag("findings")
 	return u.readTLS()
 }
 

@@ -18,6 +18,8 @@ func TestSinkURLs(t *testing.T) {
 		{"stdout:?audit=true", "sink stdout:"},
 		{"kafka://host/steps?audit=true&consumer=lines", "sink lines"},
 		{"stdout:?audit=false", "sink stdout:"},
+		{"stdout:?findings=true", "sink stdout:"},
+		{"stdout:?findings=false&audit=true", "sink stdout:"},
 		{"nats://bob:hunter2@host:4222/STEPS?subject=a.b&create=true", "sink nats://host/STEPS"},
 		{"nats://bob:hunter2@one,two:4333/STEPS", "sink nats://one,two:4333/STEPS"},
 		{"tls://host/STEPS?token=hunter2", "sink tls://host/STEPS"},
@@ -33,6 +35,9 @@ func TestSinkURLs(t *testing.T) {
 		if strings.Contains(c.raw, "audit=true") {
 			audit = "audit " + strings.TrimPrefix(c.want, "sink ")
 		}
+		if u.Findings != strings.Contains(c.raw, "findings=true") {
+			t.Errorf("%s asks for findings: %v", c.raw, u.Findings)
+		}
 		if u.AuditConsumer != audit {
 			t.Errorf("%s reads the audit as %q, want %q", c.raw, u.AuditConsumer, audit)
 		}
@@ -43,7 +48,7 @@ func TestSinkURLs(t *testing.T) {
 		{"redis://bob:hunter2@host", "unknown scheme"},
 		{"hunter2", "unknown scheme"},
 		{"stdout:hunter2", "write stdout:"},
-		{"stdout:?subject=a", "its query has consumer, from, audit, each once"},
+		{"stdout:?subject=a", "its query has consumer, from, findings, audit, each once"},
 		{"nats:host/STEPS", "// is missing"},
 		{"nats://bob:hunter2@host", "the name of a stream"},
 		{"nats://bob:hunter2@host/a.b", "the name of a stream"},
@@ -55,10 +60,11 @@ func TestSinkURLs(t *testing.T) {
 		{"nats://bob:hun%zzter2@host/STEPS", "percent-encoded"},
 		{"nats://bob:hunter2@host/STEPS#a", "cannot be read"},
 		{"nats://host/STEPS?token=hunter2&x%zz", "its query cannot be read"},
-		{"nats://host/STEPS?token=hunter2&hunter2=1", "its query has consumer, from, audit, subject"},
+		{"nats://host/STEPS?token=hunter2&hunter2=1", "its query has consumer, from, findings, audit, subject"},
 		{"nats://host/STEPS?from=hunter2", "from is start"},
 		{"nats://host/STEPS?create=hunter2", "create is true or false"},
 		{"nats://host/STEPS?audit=hunter2", "audit is true or false"},
+		{"nats://host/STEPS?findings=hunter2", "findings is true or false"},
 		{"nats://host/STEPS?subject=a..b", "subject is words"},
 		{"nats://host/STEPS?subject=" + long, "subject is words"},
 		{"nats://host/STEPS?consumer=" + long, "consumer=NAME"},

@@ -22,7 +22,8 @@
 //
 // Routing makes one delivery for each subscription that a step matches, in the transaction that
 // moves the position of the consumer "webhooks". So each match is routed exactly once. A callback
-// gets one delivery, for the step that ends its instance. A step that matches many subscriptions
+// gets one delivery, for the step that ends its instance. A finding that was opened is routed as a step is, to the
+// subscriptions whose types name it. A step that matches many subscriptions
 // is put off and routed in pieces, by tenants in turn.
 //
 // Tenants share the memory as they share the attempts: none fills more places than are free then.
@@ -37,7 +38,7 @@
 //   - Each delivery is attempted at least once, unless its subscription or its message is gone.
 //     The webhook-id is a digest of the message's id and the subscription, so that it is the same in each
 //     attempt, whatever crashed; the timestamp and the signature are new.
-//   - Deliveries of one instance to one subscription are sent in the order of the steps. The next
+//   - Deliveries of one instance to one subscription are sent in the order of the steps, and of the findings about it. The next
 //     one waits until the one before is delivered or dead. Deliveries of other instances do not
 //     wait.
 //   - A change of a subscription holds within about 100 ms for deliveries that are already in

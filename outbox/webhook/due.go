@@ -16,6 +16,7 @@ import (
 const (
 	subscriptionGone = "the subscription was deleted"
 	messageGone      = "the instance was purged before the delivery was sent"
+	findingGone      = "the finding was purged before the delivery was sent"
 )
 
 const (
@@ -44,7 +45,7 @@ type tenantMemory struct {
 	lanes         map[uuid.UUID]int
 }
 
-// memory counts what is in memory. A message that many deliveries share counts once.
+// memory counts what is in memory. The message of a step that many deliveries share counts once.
 func (l *leadership) memory() memory {
 	m := memory{places: l.jobs.Len(), flying: make([]string, 0, l.jobs.Len()), tenants: map[string]*tenantMemory{}}
 	seen := map[*queries.Message]bool{}
@@ -54,11 +55,14 @@ func (l *leadership) memory() memory {
 		t := m.tenant(d.row.TenantID)
 		t.places++
 		t.lanes[laneID(d.row)]++
-		if d.event != nil && !seen[d.event] {
+		if d.event != nil {
+			if seen[d.event] {
+				continue
+			}
 			seen[d.event] = true
-			t.bytes += d.size()
-			m.bytes += d.size()
 		}
+		t.bytes += d.size()
+		m.bytes += d.size()
 	}
 	return m
 }
@@ -228,7 +232,7 @@ type stepKey struct {
 	version  int64
 }
 
-// load makes jobs of deliveries: it reads their steps.
+// load makes jobs of deliveries: it reads their steps and findings.
 func (l *leadership) load(ctx context.Context, rows []queries.Delivery, targets map[subscriptionKey]target) ([]*dispatch.Job[delivery], error) {
 	if len(rows) == 0 {
 		return nil, nil
@@ -239,7 +243,7 @@ func (l *leadership) load(ctx context.Context, rows []queries.Delivery, targets 
 		jobs   = make([]*dispatch.Job[delivery], len(rows))
 	)
 	for _, r := range rows {
-		if r.InstanceID == nil {
+		if r.Version == nil {
 			continue
 		}
 		k := stepKey{r.TenantID, *r.InstanceID, *r.Version}
@@ -262,14 +266,54 @@ func (l *leadership) load(ctx context.Context, rows []queries.Delivery, targets 
 		rows = readUpTo(rows, list[len(list)-1])
 		jobs = jobs[:len(rows)]
 	}
+	findings, err := l.findings(ctx, rows)
+	if err != nil {
+		return nil, err
+	}
 	for i := range rows {
 		d := delivery{row: &rows[i], endpoint: targets[keyOf(&rows[i])].endpoint}
-		if d.row.InstanceID != nil {
+		switch {
+		case d.row.FindingID != nil:
+			d.finding = findings[findingKey{d.row.TenantID, *d.row.FindingID}]
+		case d.row.Version != nil:
 			d.event = events[stepKey{d.row.TenantID, *d.row.InstanceID, *d.row.Version}]
 		}
 		jobs[i] = jobOf(d)
 	}
 	return jobs, nil
+}
+
+// A findingKey identifies a finding.
+type findingKey struct {
+	tenant string
+	id     uuid.UUID
+}
+
+// findings reads the findings that deliveries tell of. They are small. One that was purged is missing from the result.
+func (l *leadership) findings(ctx context.Context, rows []queries.Delivery) (map[findingKey]*queries.FindingMessage, error) {
+	var p queries.DeliveryFindingsParams
+	found := map[findingKey]*queries.FindingMessage{}
+	for _, r := range rows {
+		if r.FindingID == nil {
+			continue
+		}
+		k := findingKey{r.TenantID, *r.FindingID}
+		if _, asked := found[k]; !asked {
+			found[k] = nil
+			p.Tenants, p.Ids = append(p.Tenants, k.tenant), append(p.Ids, k.id)
+		}
+	}
+	if len(p.Ids) == 0 {
+		return found, nil
+	}
+	list, err := l.queries.DeliveryFindings(ctx, p)
+	if err != nil {
+		return nil, fmt.Errorf("findings: %w", err)
+	}
+	for i, f := range list {
+		found[findingKey{f.TenantID, f.ID}] = &list[i]
+	}
+	return found, nil
 }
 
 // readUpTo returns the deliveries before the first one whose step was not read: those of the steps up to the last that
@@ -278,7 +322,7 @@ func readUpTo(rows []queries.Delivery, last queries.Message) []queries.Delivery 
 	asked := map[stepKey]bool{}
 	at, behind := stepKey{last.TenantID, last.InstanceID, last.Version}, false
 	for i, r := range rows {
-		if r.InstanceID == nil {
+		if r.Version == nil {
 			continue
 		}
 		k := stepKey{r.TenantID, *r.InstanceID, *r.Version}
@@ -302,12 +346,14 @@ func jobOf(d delivery) *dispatch.Job[delivery] {
 	}
 	if d.row.InstanceID != nil {
 		j.Sequence = d.row.TenantID + " " + d.row.SubscriptionID.String() + " " + d.row.InstanceID.String()
-		j.Position = *d.row.Version
+		j.Position = d.row.Seq
 	}
 	switch {
 	case d.endpoint.url == "":
 		j.Abandon = subscriptionGone
-	case d.row.InstanceID != nil && d.event == nil:
+	case d.row.FindingID != nil && d.finding == nil:
+		j.Abandon = findingGone
+	case d.row.Version != nil && d.event == nil:
 		j.Abandon = messageGone
 	}
 	return j

@@ -25,13 +25,17 @@ import (
 type delivery struct {
 	row      *queries.Delivery
 	endpoint endpoint
-	// event is the step as it was read from the outbox. It is nil for a test delivery, and if the
-	// step has been purged.
-	event *queries.Message
+	// event is the step as it was read from the outbox, or finding the finding. Both are nil for a test delivery, and if
+	// the step or the finding has been purged.
+	event   *queries.Message
+	finding *queries.FindingMessage
 }
 
 // size is about how many bytes the body has, which holds the context twice.
 func (d delivery) size() int {
+	if d.finding != nil {
+		return len(d.finding.Detail)
+	}
 	if d.event == nil {
 		return 0
 	}
@@ -103,10 +107,14 @@ func (d delivery) request(ctx context.Context) (*http.Request, error) {
 	return request, nil
 }
 
-// body returns the CloudEvent. It is the same in each attempt. The correlation id is the step's, or
-// else the instance's; what is missing is empty.
+// body returns the CloudEvent. It is the same in each attempt, but that a finding may have been closed meanwhile. The
+// correlation id is the step's, or else the instance's; what is missing is empty.
 func (d delivery) body() (body []byte, traceparent, correlationID string, err error) {
-	if d.event == nil {
+	switch {
+	case d.finding != nil:
+		body, err = outbox.FindingMessageOf(*d.finding).CloudEvent()
+		return body, "", "", err
+	case d.event == nil:
 		body, err = testMessage(d.row)
 		return body, "", "", err
 	}

@@ -14,6 +14,7 @@ insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.consumer_renew'),
   ('worker', 'pawl.consumer_next'),
   ('worker', 'pawl.consumer_read'),
+  ('worker', 'pawl.consumer_read_findings'),
   ('worker', 'pawl.consumer_read_audit'),
   ('worker', 'pawl.consumer_advance'),
   ('api', 'pawl.stream_look'),

@@ -6,13 +6,14 @@
 -- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position. The lock's
 -- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
 --
--- On another server the rows of the audit without a position get one, too.
+-- On another server the rows of the audit without a position get one, too. Findings without one are written anew, as steps
+-- are. No look and no fold goes on meanwhile, since they hold the row of their consumer.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
--- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps is still open; ask
---          again
--- Locks:   on another server history (share); log_head, consumer, subscription
--- Writes:  log_epoch, log_head, audit_log, history, consumer, subscription, purged_instance, log_mark
+-- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps, or opened findings, is
+--          still open; ask again
+-- Locks:   on another server history (share), finding (share); log_head, consumer, subscription
+-- Writes:  log_epoch, log_head, audit_log, finding, history, consumer, subscription, purged_instance, log_mark
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -53,7 +54,8 @@ begin
   end if;
   if restored then
     -- A copy may lack the numbers that the sequence has given out.
-    v_head.first_seq := setval('pawl.history_seq_seq', greatest(nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h)));
+    v_head.first_seq := setval('pawl.history_seq_seq', greatest(
+      nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h), (select max(f.seq) + 1 from pawl.finding f)));
     for v_step in
       select h.ctid as place
       from pawl.history h
@@ -66,6 +68,17 @@ begin
     end loop;
     update pawl.consumer c set later_seq = v_head.first_seq where c.later_seq is null;
     perform pawl_private.webhook_restored(v_head.first_seq);
+    -- In the order of the fold and of a look: they lock a consumer before they write findings.
+    perform from pawl.consumer c order by c.name for no key update;
+    lock table pawl.finding in share mode;
+    for v_step in
+      select f.ctid as place
+      from pawl.finding f
+      where not exists (select from pawl.log l where l.tenant_id = f.tenant_id and l.finding_id = f.id)
+      order by f.seq
+    loop
+      update pawl.finding f set seq = default, xid = default where f.ctid = v_step.place;
+    end loop;
     update pawl_private.purged_instance p set xid = default;
     delete from pawl_private.log_mark;
   end if;

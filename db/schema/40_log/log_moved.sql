@@ -17,7 +17,9 @@ begin
   if p_after is null or last < p_after or not v_led then
     return;
   end if;
-  select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
+  select
+    count(*), coalesce(array_agg(distinct s.instance_id) filter (where s.instance_id is not null), '{}'),
+    coalesce(array_agg(distinct s.tenant_id::text) filter (where s.instance_id is not null), '{}')
   into v_steps, instances, tenants
   from (select l.tenant_id, l.instance_id from pawl.log l where l.position > p_after order by l.position limit p_limit + 1) s;
   if v_steps > p_limit then

@@ -1,9 +1,9 @@
--- log_tick gives positions to the steps and the rows of the audit that were committed since the last tick, and renews the sequencer's
--- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
+-- log_tick gives positions to the steps, the findings and the rows of the audit that were committed since the last tick, and
+-- renews the sequencer's lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
 -- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
 -- standby has.
 -- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is
---          changed. steps: how many steps got a position
+--          changed. steps: how many steps and findings got a position
 -- Locks:   log_head
 -- Writes:  log, audit_log, log_head, log_mark
 create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, out leads boolean, out steps bigint)
@@ -32,6 +32,7 @@ begin
   if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
     and not exists (select from pawl_private.audit_between(v_head.snapshot, v_snapshot))
+    and not exists (select from pawl_private.findings_between(v_head.snapshot, v_snapshot))
     -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
     and not (
       clock_timestamp() > v_began + interval '2 milliseconds'
@@ -52,9 +53,15 @@ begin
   if not leads then
     return;
   end if;
-  insert into pawl.log (position, tenant_id, instance_id, version)
-  select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-  from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
+  insert into pawl.log (position, tenant_id, instance_id, version, finding_id)
+  select v_head.position + row_number() over (order by n.seq), n.tenant_id, n.instance_id, n.version, n.finding_id
+  from (
+    select h.seq, h.tenant_id, h.instance_id, h.version, null::uuid as finding_id
+    from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h
+    union all
+    select f.seq, f.tenant_id, null, null, f.id
+    from pawl_private.findings_between(v_head.snapshot, v_snapshot) f
+  ) n;
   get diagnostics steps = row_count;
   v_last := v_head.position + steps;
   insert into pawl.audit_log (position, epoch, tenant_id, seq)

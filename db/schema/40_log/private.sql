@@ -18,6 +18,26 @@ as $$
   where pg_visible_in_snapshot(x.xid, p_until) and h.seq > p_first_seq
 $$;
 
+-- findings_between is steps_between for findings. A finding that has a position is left out: its transaction id may be
+-- another server's. The planner inlines it.
+-- Returns: findings, in no order
+create function pawl_private.findings_between(p_from pg_snapshot, p_until pg_snapshot) returns setof pawl.finding
+language sql stable
+as $$
+  select n.*
+  from (
+    select f.*
+    from pawl.finding f
+    where f.xid >= pg_snapshot_xmax(p_from) and f.xid < pg_snapshot_xmax(p_until) and pg_visible_in_snapshot(f.xid, p_until)
+    union all
+    select f.*
+    from pg_snapshot_xip(p_from) as x (xid)
+    cross join lateral (select f.* from pawl.finding f where f.xid = x.xid offset 0) f
+    where pg_visible_in_snapshot(x.xid, p_until)
+  ) n
+  where not exists (select from pawl.log l where l.tenant_id = n.tenant_id and l.finding_id = n.id offset 0)
+$$;
+
 -- audit_between is steps_between for the audit. A row that has a position is left out: its transaction id may be another
 -- server's. The planner inlines it.
 -- Returns: rows of the audit, in no order
@@ -106,6 +126,38 @@ as $$
       and s.state = (p_step).to_state
     limit 1
   ) s on true
+$$;
+
+-- epoch_at is the epoch in which a position was given.
+create function pawl_private.epoch_at(p_position bigint) returns bigint
+language sql stable
+as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where e.first_position < p_position $$;
+
+-- finding_message_of makes the message of a finding. The planner inlines it.
+-- Returns: one row
+create function pawl_private.finding_message_of(p_finding pawl.finding, p_position bigint) returns setof pawl.finding_message
+language sql stable
+as $$
+  select
+    (p_finding).tenant_id, (p_finding).id, (p_finding).kind, (p_finding).instance_id, (p_finding).workflow, (p_finding).state,
+    (p_finding).visit_version, (p_finding).since, (p_finding).opened_at, (p_finding).closed_at, (p_finding).detail,
+    pawl_private.epoch_at(p_position), p_position
+$$;
+
+-- logged_at is when the step of a row of the log was made, or its finding opened; null if it is gone.
+create function pawl_private.logged_at(p_row pawl.log) returns timestamptz
+language plpgsql stable
+as $$
+begin
+  if p_row.finding_id is not null then
+    return (select f.opened_at from pawl.finding f where f.tenant_id = p_row.tenant_id and f.id = p_row.finding_id);
+  end if;
+  return (
+    select h.at
+    from pawl.history h
+    where h.tenant_id = p_row.tenant_id and h.instance_id = p_row.instance_id and h.version = p_row.version
+  );
+end
 $$;
 
 -- log_until is the last position of a page of the log after p_after that has p_limit rows; null if there is none.

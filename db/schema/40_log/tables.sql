@@ -1,4 +1,4 @@
--- Module log: committed steps, each with a position, and the consumers that read them by it.
+-- Module log: committed steps and opened findings, each with a position, and the consumers that read them by it.
 --
 -- History has every step, but no order in which it could be read: a transaction that begins early may commit
 -- late, with smaller numbers than those of transactions that committed before it. So one process at a time, the
@@ -37,6 +37,11 @@
 -- A row that has a position gets no second one, so that it does not matter which server wrote its transaction id: on
 -- another server, all rows without a position get one when the epoch begins.
 --
+-- Findings have positions among those of the steps. A tick numbers the findings that were opened since the last one, by
+-- the same snapshots, in the order of the one sequence that steps and findings share. So a finding follows the step that
+-- the look saw: that one had a position before. Like a row of the audit, a finding that has a position gets no second one.
+-- Most readers join the log to history, and so pass over findings.
+--
 -- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
 -- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader's name is
 -- asked too, since a failover may lose a term, and give it out again.
@@ -48,9 +53,12 @@ create index history_xid_idx on pawl.history (xid);
 create table pawl.log (
   position bigint not null,
   tenant_id pawl.tenant_id not null,
-  instance_id uuid not null,
-  version pawl.version not null,
-  constraint log_pkey primary key (position)
+  instance_id uuid,
+  version pawl.version,
+  finding_id uuid,
+  constraint log_pkey primary key (position),
+  constraint log_row_is_of_a_step_or_a_finding
+    check ((instance_id is null) = (version is null) and (instance_id is null) = (finding_id is not null))
 )
 -- As pawl.history.
 with (
@@ -58,7 +66,10 @@ with (
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
 );
 
-comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them';
+comment on table pawl.log is
+  'rows of instances that were purged stay until the sequencer sweeps them; the row of a finding is deleted with the finding';
+
+create unique index log_finding_key on pawl.log (tenant_id, finding_id) where finding_id is not null;
 
 -- audit_log has a position for each row of the audit, for consumers that read it. epoch is the one in which the row got it.
 create table pawl.audit_log (
@@ -93,7 +104,7 @@ with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_sca
 create unique index log_head_has_one_row_idx on pawl.log_head ((true));
 
 comment on column pawl.log_head.snapshot is 'the steps and the rows of the audit that it sees have positions';
-comment on column pawl.log_head.position is 'the position of the last step';
+comment on column pawl.log_head.position is 'the position of the last step or finding';
 comment on column pawl.log_head.audit_position is 'the position of the last row of the audit';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
@@ -185,6 +196,14 @@ select h.*, 0::bigint as epoch, null::bigint as position, i.business_key, i.corr
 from pawl.history h
 left join pawl.instance i on false
 left join pawl.workflow_state s on false
+where false;
+
+-- finding_message is a finding as the world is told of it, with its epoch and position. It is a shape, and never holds rows.
+create view pawl.finding_message as
+select f.tenant_id, f.id, f.kind, o.instance_id, f.workflow, o.state, o.visit_version, f.since, f.opened_at, f.closed_at, f.detail,
+  0::bigint as epoch, 0::bigint as position
+from pawl.finding f
+left join pawl.finding o on false
 where false;
 
 -- audit_message is a row of the audit as a consumer is told of it. It is a shape, and never holds rows.

@@ -41,7 +41,7 @@ begin
       and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
       and d.next_attempt_at <= v_due
       and d.id <> all (p_flying)
-    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.version
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.seq
     limit p_limits[lane];
   end loop;
 end

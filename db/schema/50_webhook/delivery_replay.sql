@@ -1,7 +1,7 @@
 -- delivery_replay makes settled deliveries pending again, with the full number of attempts: those of p_ids,
 -- or up to p_limit that match the filter, after the id p_after. The deliveries of an instance are sent in
 -- their order again. What is known of a delivery stays until there is a new result. A delivery whose
--- subscription, callback or instance is gone cannot be sent any more, and does not change.
+-- subscription, callback, step or finding is gone cannot be sent any more, and does not change.
 -- p_earlier: how many were replayed by earlier calls of the same act. The audit has one row for an act: that of its only
 --            call. An act of more calls has two: one of the first call, with "more", so that none is without its row if
 --            it is cut off, and one of the last call, with the sum

@@ -1,10 +1,10 @@
--- delivery_route reads the next page of steps of the consumer `webhooks`, creates their deliveries, and moves
+-- delivery_route reads the next page of steps and findings of the consumer `webhooks`, creates their deliveries, and moves
 -- its position. Steps with more subscriptions than are looked at in one call are put off. It then creates
 -- deliveries of steps that were put off, of one tenant: the next one after p_turn. Without subscriptions,
 -- callbacks and unrouted steps it moves the position and reads no step. It renews the lease when it moves the
 -- position, and when a third of the lease has passed.
--- p_limit: the most steps of the page, and the most pairs of a step and a subscription of one tenant
--- Returns: leads: whether p_leader still leads in p_term; steps: how many were read; deliveries: how many were
+-- p_limit: the most rows of the page, and the most pairs of a row and a subscription of one tenant
+-- Returns: leads: whether p_leader still leads in p_term; steps: how many were read, findings included; deliveries: how many were
 --          created; more: whether there may be more to route; wanted: whether there are subscriptions or
 --          callbacks; turn: the tenant whose unrouted steps were routed, for the next call
 -- Raises:  40001 the log has begun an epoch meanwhile; nothing is routed

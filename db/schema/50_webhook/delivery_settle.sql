@@ -79,7 +79,7 @@ begin
       with ordinality as r (tenant_id, id, result, delay, pause, status, error, response, place)
     where r.result <> 'delivered'
   loop
-    select d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    select d.subscription_id, d.instance_id, d.seq, d.callback, d.status
     into v_delivery
     from pawl.delivery d
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
@@ -110,7 +110,7 @@ begin
       update pawl.delivery d
       set next_attempt_at = null
       where d.tenant_id = v_attempt.tenant_id and d.subscription_id = v_delivery.subscription_id
-        and d.instance_id = v_delivery.instance_id and d.version > v_delivery.version
+        and d.instance_id = v_delivery.instance_id and d.seq > v_delivery.seq
         and d.status = 'pending' and d.next_attempt_at is not null;
     else
       v_tenants := v_tenants || v_attempt.tenant_id;
@@ -147,7 +147,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending'
-      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.seq
       limit 1
     ) f
     cross join lateral (
@@ -155,7 +155,7 @@ begin
       from pawl.delivery d
       where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
         and d.status = 'pending' and d.next_attempt_at is null
-      order by d.tenant_id, d.instance_id, d.subscription_id, d.version
+      order by d.tenant_id, d.instance_id, d.subscription_id, d.seq
     ) w
     where f.next_attempt_at is null
   ) w

@@ -15,6 +15,7 @@ insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.delivery_tenants'),
   ('worker', 'pawl.delivery_due'),
   ('worker', 'pawl.delivery_messages'),
+  ('worker', 'pawl.delivery_findings'),
   ('worker', 'pawl.delivery_endpoints'),
   ('worker', 'pawl.delivery_settle'),
   ('worker', 'pawl.delivery_purge'),
@@ -23,6 +24,6 @@ insert into pawl_private.privilege (privilege, function) values
 insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.subscription_row', null),
   ('api', 'pawl.delivery', null),
-  ('reader', 'pawl.subscription_row', '{tenant_id,id,workflows,events,states,terminal_only,previous_secret_until,disabled_at,disabled_reason,failures,circuit_open_until,finding,created_at,created_by}'),
+  ('reader', 'pawl.subscription_row', '{tenant_id,id,workflows,events,states,terminal_only,types,previous_secret_until,disabled_at,disabled_reason,failures,circuit_open_until,finding,created_at,created_by}'),
   ('reader', 'pawl.delivery', null),
   ('reader', 'pawl.unrouted_step', null);

@@ -1,5 +1,6 @@
--- subscription_create creates a subscription to the steps that are committed from now on.
+-- subscription_create creates a subscription to the steps that are committed, and the findings that are opened, from now on.
 -- p_secret: sealed or not
+-- p_types:  of CloudEvents; empty for those of all steps
 -- p_seed:   the last 62 bits of the id, for which the secret is sealed
 -- Returns: the subscription
 -- Raises:  PW400 malformed-request if an argument breaks a rule; PW40M limit-reached
@@ -7,7 +8,7 @@
 -- Writes:  subscription, audit
 create function pawl.subscription_create(
   p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text,
-  p_actor text, p_seed uuid default gen_random_uuid(), p_caller jsonb default null
+  p_actor text, p_seed uuid default gen_random_uuid(), p_caller jsonb default null, p_types text[] default '{}'
 ) returns setof pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -23,9 +24,9 @@ begin
     perform pawl_private.raise_condition('limit-reached', pawl_private.limit_text(v_reached), v_reached);
   end if;
   insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+    tenant_id, id, url, workflows, events, states, terminal_only, types, secret, since, created_at, created_by)
   values (
-    p_tenant, v_id, p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
+    p_tenant, v_id, p_url, p_workflows, p_events, p_states, p_terminal_only, p_types, p_secret,
     pg_current_snapshot(), v_now, p_actor);
   perform pawl_private.audit(
     p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.create', p_target => v_id::text,

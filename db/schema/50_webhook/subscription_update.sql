@@ -1,5 +1,5 @@
--- subscription_update changes what is given as not null. Steps that were committed before the change and are not
--- routed yet are chosen by the old filter, as far as route_only reads; those beyond by the new filter.
+-- subscription_update changes what is given as not null. Steps and findings that were committed before the change and are
+-- not routed yet are chosen by the old filter, as far as route_only reads; those beyond by the new filter.
 --
 -- A subscription that is enabled again, or gets another URL, starts with a closed circuit, and its
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not
@@ -10,7 +10,7 @@
 -- Writes:  subscription, delivery, audit
 create function pawl.subscription_update(
   p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean,
-  p_disabled boolean, p_caller jsonb default null
+  p_disabled boolean, p_caller jsonb default null, p_types text[] default null
 ) returns setof pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -27,7 +27,7 @@ declare
 begin
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
-  if p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null then
+  if p_disabled or coalesce(p_workflows, p_events, p_states, p_types) is not null or p_terminal_only is not null then
     perform pawl_private.route_only(p_tenant, p_id);
   end if;
 
@@ -40,6 +40,7 @@ begin
     events = coalesce(p_events, s.events),
     states = coalesce(p_states, s.states),
     terminal_only = coalesce(p_terminal_only, s.terminal_only),
+    types = coalesce(p_types, s.types),
     disabled_at = case when p_disabled then coalesce(s.disabled_at, v_now) when p_disabled is null then s.disabled_at end,
     disabled_reason = case
       when p_disabled then coalesce(s.disabled_reason, 'it was disabled through the API')

@@ -10,7 +10,9 @@
 -- and fewer for one tenant. Steps beyond that are put off (`unrouted_step`) and routed later, a piece at a
 -- time, by tenants in turn. So no tenant's steps wait until another's are routed.
 --
--- A subscription receives the messages of an instance in their order. When a delivery fails, the later
+-- A finding that was opened is routed like a step, to the subscriptions that ask for findings by their types.
+--
+-- A subscription receives the messages of an instance in their order: its steps, and the findings about it. When a delivery fails, the later
 -- ones of the instance lose their next_attempt_at. They get it back when the failed one is delivered or
 -- dead. So head-of-line blocking is limited to an instance, and the search for due deliveries reads none
 -- that wait for another.
@@ -34,6 +36,7 @@ create table pawl.subscription (
   events text[] not null,
   states text[] not null,
   terminal_only boolean not null,
+  types text[] not null default '{}',
   secret text not null,
   previous_secret text,
   previous_secret_until timestamptz,
@@ -60,6 +63,7 @@ with (fillfactor = 50);
 
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
+comment on column pawl.subscription.types is 'CloudEvent types; empty for those of all steps, and of no findings';
 comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
 comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
@@ -69,7 +73,7 @@ comment on column pawl.subscription.finding is 'why the secret cannot be opened,
 -- subscription_row is a subscription without its secrets, as everybody but the sender sees it.
 create view pawl.subscription_row as
 select
-  s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.previous_secret_until, s.disabled_at,
+  s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.types, s.previous_secret_until, s.disabled_at,
   s.disabled_reason, s.failures, s.circuit_open_until, s.finding, s.created_at, s.created_by
 from pawl.subscription s;
 
@@ -81,6 +85,8 @@ create table pawl.delivery (
   callback boolean not null,
   instance_id uuid,
   version bigint,
+  finding_id uuid,
+  seq bigint not null default 0,
   type text not null,
   status text not null,
   attempts integer not null,
@@ -92,11 +98,15 @@ create table pawl.delivery (
   created_at timestamptz not null,
   delivered_at timestamptz,
   constraint delivery_pkey primary key (tenant_id, id),
-  -- Each step once for each subscription; also the index on an instance's deliveries.
+  -- Each step once for each subscription; also the index on an instance's deliveries. A finding is told once by the key,
+  -- which is a digest of its id.
   constraint delivery_step_key unique (tenant_id, instance_id, version, subscription_id),
   constraint delivery_status_is_known check (status in ('pending', 'delivered', 'dead')),
-  constraint delivery_is_of_a_step_or_a_test
-    check ((instance_id is null) = (version is null) and (instance_id is null) = (type = 'pawl.subscription.test')),
+  constraint delivery_is_of_a_step_a_finding_or_a_test check (
+    case
+      when finding_id is not null then type = 'pawl.finding.opened' and version is null
+      else (instance_id is null) = (version is null) and (instance_id is null) = (type = 'pawl.subscription.test')
+    end),
   constraint delivery_callback_is_of_its_instance check (not callback or subscription_id = instance_id),
   constraint delivery_settled_is_not_tried_again check (status = 'pending' or next_attempt_at is null),
   constraint delivery_delivered_has_a_time check (status <> 'delivered' or delivered_at is not null),
@@ -108,7 +118,10 @@ create table pawl.delivery (
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
-comment on column pawl.delivery.created_at is 'when the step was made; of a test delivery, when it was requested';
+comment on column pawl.delivery.instance_id is 'that of the step, or the one that the finding is about, if any';
+comment on column pawl.delivery.seq is 'of the step or the finding: the deliveries of an instance are sent in its order';
+comment on column pawl.delivery.created_at is
+  'when the step was made, or the finding opened; of a test delivery, when it was requested';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
 comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
@@ -116,16 +129,19 @@ comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
--- unrouted_step is a step that the router has read and put off: its deliveries are not all created. While a
+-- unrouted_step is a step, or a finding, that the router has read and put off: its deliveries are not all created. While a
 -- tenant has one, its later steps are put off too, so that deliveries are created in the order of the steps.
 -- Callbacks are never put off.
 create table pawl.unrouted_step (
   tenant_id pawl.tenant_id not null,
   position bigint not null,
-  instance_id uuid not null,
-  version bigint not null,
+  instance_id uuid,
+  version bigint,
+  finding_id uuid,
   after_subscription uuid not null,
-  constraint unrouted_step_pkey primary key (tenant_id, position)
+  constraint unrouted_step_pkey primary key (tenant_id, position),
+  constraint unrouted_step_is_a_step_or_a_finding
+    check ((instance_id is null) = (version is null) and (instance_id is null) = (finding_id is not null))
 )
 -- As many rows are deleted as are inserted.
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -134,15 +150,19 @@ comment on column pawl.unrouted_step.after_subscription is 'the deliveries for s
 
 -- Whether an instance has such steps, for the retention.
 create index unrouted_step_instance_idx on pawl.unrouted_step (tenant_id, instance_id);
+create index unrouted_step_finding_idx on pawl.unrouted_step (tenant_id, finding_id) where finding_id is not null;
 
--- Deliveries that are due, by subscription and time, and those of an instance by their steps.
-create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, version)
+-- Deliveries that are due, by subscription and time, and those of an instance in their order.
+create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, seq)
   where status = 'pending' and next_attempt_at is not null and not callback;
 create index delivery_callback_due_idx on pawl.delivery (tenant_id, next_attempt_at)
   where status = 'pending' and next_attempt_at is not null and callback;
 -- Pending deliveries of an instance, in the order of the steps.
-create index delivery_pending_idx on pawl.delivery (tenant_id, instance_id, subscription_id, version)
+create index delivery_pending_idx on pawl.delivery (tenant_id, instance_id, subscription_id, seq)
   where status = 'pending';
+-- Findings that are still to be told, for their purge.
+create index delivery_finding_idx on pawl.delivery (tenant_id, finding_id)
+  where status = 'pending' and finding_id is not null;
 -- The log of a subscription, and its dead letters.
 create index delivery_subscription_idx on pawl.delivery (tenant_id, subscription_id, id);
 create index delivery_dead_idx on pawl.delivery (tenant_id, id)
@@ -178,3 +198,16 @@ where false;
 create view pawl.delivery_tenant as
 select ''::text as tenant_id, false as disabled, null::integer as attempts
 where false;
+
+-- routed is a step or a finding, and a subscription or a callback that it is for. epoch: null for a finding.
+create type pawl_private.routed as (
+  tenant_id text,
+  subscription_id uuid,
+  instance_id uuid,
+  version bigint,
+  finding_id uuid,
+  seq bigint,
+  type text,
+  at timestamptz,
+  epoch bigint
+);

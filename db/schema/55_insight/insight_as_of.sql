@@ -20,12 +20,7 @@ begin
     return pawl.now();
   end if;
   return coalesce(
-    (
-      select h.at
-      from pawl.log l
-      join pawl.history h on h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
-      where l.position = v_consumer.position
-    ),
+    (select pawl_private.logged_at(l) from pawl.log l where l.position = v_consumer.position),
     v_consumer.advanced_at, 'epoch');
 end
 $$;

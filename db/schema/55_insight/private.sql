@@ -96,7 +96,7 @@ begin
     from (
       select u.tenant_id, u.instance_id
       from (
-        select l.tenant_id, l.instance_id from pawl.log l where l.position > v_position
+        select l.tenant_id, l.instance_id from pawl.log l where l.position > v_position and l.finding_id is null
         union all
         select h.tenant_id, h.instance_id
         from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq) h

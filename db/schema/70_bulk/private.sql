@@ -395,7 +395,7 @@ begin
       where d.tenant_id = v_instance.tenant_id and d.instance_id = v_instance.id
         and d.status = coalesce(p_bulk.params ->> 'status', 'dead')
         and coalesce(d.subscription_id = (p_bulk.params ->> 'subscription_id')::uuid, true)
-      order by d.version, d.subscription_id);
+      order by d.seq, d.version, d.subscription_id);
     if v_ids = '{}' then
       return next row(
         v_instance.id, 'skipped', pawl_private.bulk_problem('nothing-to-replay', 'no delivery of the instance is chosen'))::pawl_private.bulk_result;

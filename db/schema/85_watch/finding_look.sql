@@ -3,7 +3,7 @@
 -- Returns: opened, closed: how many findings, without those that steps and purges close; more: whether more is due
 -- Raises:  PW400 malformed-request
 -- Locks:   watch (if nobody else holds it), consumer, residence (for key share, those that are not locked)
--- Writes:  watch, finding, stuck_place
+-- Writes:  watch, finding, log, stuck_place
 create function pawl.finding_look(p_limit integer, p_every interval, out opened bigint, out closed bigint, out more boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -22,6 +22,7 @@ declare
   v_tasks record;
   v_deliveries record;
   v_causes record;
+  v_purged record;
 begin
   perform pawl_private.refuse_malformed(
     case when p_every between interval '0' and interval '10 years' then null else 'the time between looks is from 0 to 10 years' end);
@@ -52,14 +53,13 @@ begin
   opened := opened + v_tasks.opened + v_deliveries.opened;
   closed := v_causes.closed;
 
-  delete from pawl.finding f
-  where f.ctid = any (array(
-    select o.ctid from pawl.finding o where o.closed_at <= v_now - interval '30 days' order by o.closed_at limit v_limit));
+  select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
 
   update pawl_private.watch w
   set looked_at = case when more then '-infinity' else v_now end,
     task_tenant = (v_tasks.place).tenant, task_id = (v_tasks.place).id,
     delivery_tenant = (v_deliveries.place).tenant, delivery_id = (v_deliveries.place).id,
-    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id;
+    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id,
+    purged_at = v_purged.upto_at, purged_id = v_purged.upto_id;
 end
 $$;

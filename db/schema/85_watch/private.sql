@@ -341,7 +341,8 @@ begin
 end
 $$;
 
--- look_at_deliveries looks at dead letters, behind a place.
+-- look_at_deliveries looks at dead letters, behind a place. One that tells of a finding opens none: its endpoint may be the
+-- one that is told of findings, and would be told without end.
 -- Returns: as look_at_tasks
 -- Writes:  finding
 create function pawl_private.look_at_deliveries(
@@ -373,7 +374,7 @@ begin
   loop
     v_looked := v_looked + 1;
     v_last := (v_delivery.tenant_id, v_delivery.id);
-    continue when v_delivery.instance_id is null;
+    continue when v_delivery.version is null;
     select r.* into v_residence
     from pawl.residence r
     where r.tenant_id = v_delivery.tenant_id and r.instance_id = v_delivery.instance_id

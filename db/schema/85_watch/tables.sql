@@ -30,7 +30,9 @@ create table pawl_private.watch (
   healed_at timestamptz not null default '-infinity',
   heal_tenant text collate "C" not null default '',
   heal_workflow text collate "C" not null default '',
-  heal_cut boolean not null default false
+  heal_cut boolean not null default false,
+  purged_at timestamptz not null default '-infinity',
+  purged_id uuid not null default '00000000-0000-0000-0000-000000000000'
 )
 -- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
@@ -41,6 +43,8 @@ comment on column pawl_private.watch.heal_cut is 'whether this round of the heal
 create unique index watch_has_one_row_idx on pawl_private.watch ((true));
 
 insert into pawl_private.watch default values;
+
+comment on column pawl_private.watch.purged_at is 'with purged_id: the purge has looked at the findings that were closed up to then';
 
 -- watched is a place in one of the walks of a look.
 create type pawl_private.watched as (

@@ -58,10 +58,10 @@ begin
   from pawl.consumer c
   cross join pawl.log_head e
   left join lateral (
-    select h.at
+    select r.at
     from pawl.log f
-    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
-    where f.position > c.position and not c.audit
+    cross join lateral (select pawl_private.logged_at(f) as at) r
+    where f.position > c.position and not c.audit and r.at is not null
     order by f.position
     limit 1
   ) o on true

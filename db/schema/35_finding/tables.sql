@@ -15,13 +15,18 @@
 --                   is healed: it names no instance
 --
 -- A purge of the instance closes all of its findings. An instance has one open finding of a kind for each visit of a state.
--- A closed finding is kept for 30 days.
+-- A closed finding is kept for 30 days, and until those who are told of it have been told.
+--
+-- That a finding was opened is told to those who ask for it, as steps are. So it has a number of the sequence that
+-- numbers steps, and the id of its transaction, and the sequencer gives it a position in the log: see module log.
 --
 -- Lock order: finding, stuck_place, as residence: after all of the engine's.
 
 create table pawl.finding (
   tenant_id pawl.tenant_id not null,
   id uuid not null,
+  seq bigint not null default nextval('pawl.history_seq_seq'::text),
+  xid xid8 not null default pg_current_xact_id(),
   kind text not null,
   instance_id uuid,
   workflow text collate "C" not null,
@@ -44,6 +49,7 @@ create table pawl.finding (
 )
 with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
+comment on column pawl.finding.seq is 'as in pawl.history: steps and findings share one sequence';
 comment on column pawl.finding.state is 'in which the instance was when the finding was opened';
 comment on column pawl.finding.visit_version is
   'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
@@ -73,7 +79,9 @@ create index finding_slow_idx on pawl.finding (tenant_id, workflow, state, since
 create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and cause_id is not null;
 -- The count by kind.
 create index finding_count_idx on pawl.finding (kind) where closed_at is null;
-create index finding_closed_at_idx on pawl.finding (closed_at) where closed_at is not null;
+create index finding_closed_at_idx on pawl.finding (closed_at, id) where closed_at is not null;
+-- Those that get a position.
+create index finding_xid_idx on pawl.finding (xid);
 
 -- stuck_place is a state in which a tenant has, or had, instances. A look begins where the last one ended, so that it
 -- reads the instances that have become due since. See module watch.
