@@ -3,6 +3,7 @@ package db_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -123,6 +124,24 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.GuardHolds(t.Context(), queries.GuardHoldsParams{
 		Events: []string{"open"}, Payload: []byte("{}"), TenantID: tenant, ID: id,
 	}))
+	must(q.DiagnosedInstance(t.Context(), queries.DiagnosedInstanceParams{TenantID: tenant, ID: id}))
+	must(q.DiagnosedEvents(t.Context(), queries.DiagnosedEventsParams{Workflow: "door", WorkflowVersion: 1, State: "OPEN", RowLimit: 1}))
+	must(q.DiagnosedTransitions(t.Context(), queries.DiagnosedTransitionsParams{Workflow: "door", WorkflowVersion: 1, State: "OPEN", RowLimit: 1}))
+	must(q.DiagnosedDeclarations(t.Context(), queries.DiagnosedDeclarationsParams{Workflow: "door", WorkflowVersion: 1, State: "OPEN", RowLimit: 1}))
+	must(q.DiagnosedDeadlines(t.Context(), queries.DiagnosedDeadlinesParams{TenantID: tenant, ID: id, RowLimit: 1}))
+	must(q.DiagnosedTasks(t.Context(), queries.DiagnosedTasksParams{TenantID: tenant, InstanceID: id, Looks: 1, RowLimit: 1}))
+	must(q.DiagnosedAttempts(t.Context(), queries.DiagnosedAttemptsParams{TenantID: tenant, Tasks: []uuid.UUID{id}, RowLimit: 1}))
+	must(q.DiagnosedConnections(t.Context(), queries.DiagnosedConnectionsParams{TenantID: tenant, Names: []string{"psp"}}))
+	if _, err := q.DiagnosedUndoing(t.Context(), queries.DiagnosedUndoingParams{TenantID: tenant, InstanceID: id}); !errors.Is(err, pgx.ErrNoRows) {
+		t.Error(err)
+	}
+	must(q.DiagnosedCompensations(t.Context(), queries.DiagnosedCompensationsParams{TenantID: tenant, InstanceID: id, RowLimit: 1}))
+	must(q.DiagnosedDeliveries(t.Context(), queries.DiagnosedDeliveriesParams{TenantID: tenant, InstanceID: &id, RowLimit: 1}))
+	must(q.CallbackHost(t.Context(), queries.CallbackHostParams{Tenant: tenant, Instance: id}))
+	must(q.DiagnosedRefusals(t.Context(), queries.DiagnosedRefusalsParams{TenantID: tenant, InstanceID: id, RowLimit: 1}))
+	must(q.DiagnosedFindings(t.Context(), queries.DiagnosedFindingsParams{TenantID: tenant, InstanceID: id, Kinds: []string{"slow"}, RowLimit: 1, OpenLimit: 1}))
+	must(q.DiagnosedSteps(t.Context(), queries.DiagnosedStepsParams{TenantID: tenant, InstanceID: id, RowLimit: 1}))
+	must(w.CountFindings(t.Context(), queries.CountFindingsParams{Kinds: []string{"slow"}, Most: 1}))
 	must(q.NewestInstances(t.Context(), queries.NewestInstancesParams{Tenants: []string{tenant}, Workflow: "door", RowLimit: 1}))
 	must(q.ListDocuments(t.Context(), queries.ListDocumentsParams{TenantID: tenant, InstanceID: id, Versions: []int64{1}}))
 	must(q.Backtest(t.Context(), queries.BacktestParams{Workflow: "door", Ids: []uuid.UUID{id}, Definition: raw(door)[0], Tenant: tenant}))
