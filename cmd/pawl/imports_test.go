@@ -84,6 +84,8 @@ var allowed = map[string][]string{
 	"fsm/fsmtest":       {"db", "db/dbtest", "fsm", "fsm/lifecycle", "internal/bounded"},
 	"internal/bounded":  {"db/queries"},
 	"outbox/outboxtest": {"db/dbtest", "db/queries", "fsm", "fsm/access", "internal/bounded", "outbox"},
+
+	"internal/telemetry/telemetrytest": {},
 }
 
 // foreign lists what a package, and the packages under it, must not import of others.
