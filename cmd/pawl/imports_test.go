@@ -53,6 +53,7 @@ var allowed = map[string][]string{
 
 	"internal/address":   {},
 	"internal/bench":     {"db", "db/localpg", "fsm/live", "outbox"},
+	"internal/dashboard": {"db/localpg"},
 	"internal/matrix":    {"db/localpg"},
 	"internal/seal":      {},
 	"internal/migration": {"db", "db/localpg", "db/schema"},
