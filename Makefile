@@ -107,6 +107,10 @@ bench: build ## measure the service beside pgbench, on a PostgreSQL of its own (
 torture: build postgres ## break servers and replicas under load and check that nothing is lost (ARGS=…, --list)
 	go run ./internal/torture $(ARGS)
 
+.PHONY: dashboard
+dashboard: build postgres ## draw docs/dashboard.svg: pawl under a small load, in a Prometheus, for five minutes (ARGS=…)
+	go run ./internal/dashboard $(ARGS)
+
 .PHONY: up
 up: ## build and start two replicas, a proxy and PostgreSQL in Docker
 	@docker compose version >/dev/null 2>&1 || { echo 'docker compose is missing: install Docker with its compose plugin' >&2; exit 1; }

@@ -422,7 +422,7 @@ const (
 	workerFunctions = "backlog bulk_check bulk_purge bulk_step connection_endpoints connection_finding connection_report consumer_advance consumer_create " +
 		"consumer_lead consumer_next consumer_read consumer_read_audit consumer_read_findings consumer_renew consumer_resign consumer_status count_usage " +
 		"delivery_due delivery_endpoints delivery_findings delivery_lanes delivery_messages delivery_purge delivery_route delivery_settle delivery_tenants " +
-		"final_instances finding_look fire_slow_timers fire_timers heal insight_fold log_begin log_lead log_moved log_resign log_sweep log_tick now purge_instances " +
+		"final_instances finding_look fire_slow_timers fire_timers heal insight_fold log_begin log_lead log_moved log_resign log_sweep log_tick now own_steps purge_instances " +
 		"purge_keys schema_version score_forecasts subscription_rest task_claim task_lanes task_settle task_sweep uuid_v7_floor"
 	readerFunctions = "consumer_status final_instances history_page insight_as_of instance_timeout instances now schema_version uuid_v7_floor"
 	apiRelations    = "attribute bulk_item bulk_report command_count compensation connection_row delivery dwell_count dwell_hour edge_count finding forecast_score history " +

@@ -5971,6 +5971,50 @@ end
 $$;
 revoke execute on function pawl.override(uuid,text,text,text,jsonb,text,jsonb,text,text,text,text,text,text,text,text,text,boolean,boolean,boolean,jsonb) from public;
 
+create function pawl.own_steps(p_after bigint, p_limit integer, OUT until bigint, OUT steps jsonb) returns record
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_after bigint;
+begin
+  select e.position, coalesce(p_after, e.position - greatest(coalesce(p_limit, 0), 0)) into strict until, v_after from pawl.log_head e;
+  if v_after < until then
+    until := least(until, v_after + greatest(coalesce(p_limit, 0), 0));
+  end if;
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'tenant', h.tenant_id, 'instance', h.instance_id, 'version', h.version, 'workflow', h.workflow, 'kind', h.kind, 'event', h.event,
+    'at', h.at, 'traceparent', h.traceparent, 'parent', p.traceparent) order by l.position), '[]')
+  into strict steps
+  from (
+    select l.* from pawl.log l where l.position > v_after and l.position <= own_steps.until order by l.position
+  ) l
+  cross join lateral (
+    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' as by_task
+    from pawl.history h
+    where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+    limit 1
+  ) h
+  left join lateral (
+    select b.traceparent
+    from pawl.history b
+    where b.tenant_id = l.tenant_id and b.instance_id = l.instance_id and b.version < l.version and b.version >= l.version - 50
+      and h.by_task and substr(b.traceparent, 4, 32) = substr(h.traceparent, 4, 32) and b.traceparent <> h.traceparent
+    order by b.version desc
+    limit 1
+  ) p on true
+  where substr(h.traceparent, 55, 1) ~ '[13579bdf]' and (p_after is not null or h.at >= pawl.now() - interval '30 seconds')
+    and (h.kind in ('timeout', 'expired') or h.by_task or h.kind in ('created', 'transition') and h.database_user is not null)
+    and not exists (
+      select from pawl.history b
+      where b.tenant_id = l.tenant_id and b.instance_id = l.instance_id and b.version = l.version - 1 and b.traceparent = h.traceparent);
+end
+$$;
+revoke execute on function pawl.own_steps(bigint,integer) from public;
+
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns SETOF pawl.timeout_row
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
@@ -7158,7 +7202,7 @@ begin
         case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
         v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
         coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8,
-        v_step.correlation_id::text, v_step.traceparent;
+        v_step.correlation_id::text, nullif(pawl_private.task_traceparent(v_task), '');
     end loop;
   end loop;
 end
@@ -11056,7 +11100,8 @@ begin
   from pawl.fire(
     p_tenants => array[p_task.tenant_id::text], p_ids => array[p_task.instance_id], p_events => array[p_event],
     p_payloads => array[p_task.result::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}',
-    p_actors => array['task:' || p_task.name], p_reasons => '{""}', p_correlation_ids => '{""}', p_traceparents => '{""}',
+    p_actors => array['task:' || p_task.name], p_reasons => '{""}', p_correlation_ids => '{""}',
+    p_traceparents => array[pawl_private.own_traceparent(pawl_private.task_traceparent(p_task))],
     p_verified => true, p_history_keys => array['task:' || p_task.id]) o;
   if v_outcome.code = 'applied' then
     update pawl.task t set result_version = (v_outcome.instance).version where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
@@ -11090,16 +11135,7 @@ begin
         p_keys => array_fill(''::text, array[v_size]), p_expected => array_fill('*'::text, array[v_size]),
         p_checked => array_fill('*'::text, array[v_size]), p_actors => array(select 'task:' || t.name from unnest(p_tasks) t),
         p_reasons => array_fill(''::text, array[v_size]), p_correlation_ids => array_fill(''::text, array[v_size]),
-        p_traceparents => array(
-          select coalesce(h.traceparent, '')
-          from unnest(p_tasks) with ordinality as t
-          left join lateral (
-            select h.traceparent
-            from pawl.history h
-            where h.tenant_id = t.tenant_id and h.instance_id = t.instance_id and h.version = t.entered_version
-            limit 1
-          ) h on true
-          order by t.ordinality),
+        p_traceparents => array(select pawl_private.own_traceparent(pawl_private.task_traceparent(t)) from unnest(p_tasks) t),
         p_verified => true, p_history_keys => array(select 'task:' || t.id from unnest(p_tasks) t), p_kind => p_kind) o
     loop
       v_codes[v_outcome.ordinal] := v_outcome.code;
@@ -11165,7 +11201,11 @@ begin
       p_expected => array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
       p_checked => array_fill('*'::text, array[v_size]),
       p_actors => array_fill('pawl'::text, array[v_size]),
-      p_reasons => v_none, p_correlation_ids => v_none, p_traceparents => v_none, p_by_timer => true) o
+      p_reasons => v_none, p_correlation_ids => v_none,
+      p_traceparents => array(
+        select pawl_private.next_traceparent(pawl_private.traceparent_of(d.tenant, d.id, d.version))
+        from unnest(p_tenants, p_ids, p_versions) as d (tenant, id, version)),
+      p_by_timer => true) o
   loop
     if v_outcome.code = 'applied' then
       fired := fired + 1;
@@ -11251,7 +11291,8 @@ begin
     p_payloads => array[jsonb_build_object(
       'name', 'compensate', 'task', v_last.undone_by, 'error', coalesce(p_refused, v_last.reason), 'steps', v_steps)],
     p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{task:compensate}', p_reasons => '{""}',
-    p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true, p_kind => 'result') o;
+    p_correlation_ids => '{""}',
+    p_traceparents => array[pawl_private.own_traceparent(pawl_private.traceparent_of(p_tenant, p_instance_id, null))], p_verified => true, p_kind => 'result') o;
   return nullif(v_code, 'applied');
 exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
   return 'guard-error';
@@ -13077,6 +13118,19 @@ begin
 end
 $$;
 revoke execute on function pawl_private.next_repeat(jsonb,timestamp with time zone) from public;
+
+create function pawl_private.next_traceparent(p_before text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pawl_private.own_traceparent(p_before) = '' then
+    return '';
+  end if;
+  return format('00-%s-%s-%s', replace(gen_random_uuid()::text, '-', ''), right(replace(gen_random_uuid()::text, '-', ''), 16), substr(p_before, 54, 2));
+end
+$$;
+revoke execute on function pawl_private.next_traceparent(text) from public;
 
 create function pawl_private.note_changed_access() returns trigger
 language plpgsql volatile
@@ -15404,6 +15458,16 @@ end
 $$;
 revoke execute on function pawl_private.task_step(pawl.task) from public;
 
+create function pawl_private.task_traceparent(p_task pawl.task) returns text
+language plpgsql stable
+as $$
+begin
+  return pawl_private.traceparent_of(
+    p_task.tenant_id, p_task.instance_id, case when p_task.compensates is null then p_task.entered_version end);
+end
+$$;
+revoke execute on function pawl_private.task_traceparent(pawl.task) from public;
+
 create function pawl_private.tenant_document(p_tenant pawl.tenant) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -15544,6 +15608,22 @@ create function pawl_private.too_slow(p_elapsed interval, p_timers integer) retu
 language sql immutable parallel safe
 as $$ select p_elapsed > p_timers * interval '12.5 milliseconds' $$;
 revoke execute on function pawl_private.too_slow(interval,integer) from public;
+
+create function pawl_private.traceparent_of(p_tenant text, p_instance_id uuid, p_version bigint) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version bigint := coalesce(p_version, (select i.version from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id));
+  v_traceparent text;
+begin
+  select h.traceparent into v_traceparent
+  from pawl.history h
+  where h.tenant_id = p_tenant and h.instance_id = p_instance_id and h.version = v_version;
+  return coalesce(v_traceparent, '');
+end
+$$;
+revoke execute on function pawl_private.traceparent_of(text,uuid,bigint) from public;
 
 create function pawl_private.uncommanded(p_principal jsonb, p_reason text, p_by_timer boolean DEFAULT false) returns pawl_private.fire_command
 language sql immutable parallel safe
@@ -15988,7 +16068,7 @@ begin
     return query select
       v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
       coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
-      v_step.correlation_id::text, v_step.traceparent;
+      v_step.correlation_id::text, nullif(pawl_private.task_traceparent(v_task), '');
   end loop;
 end
 $$;

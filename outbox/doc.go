@@ -10,6 +10,7 @@
 //   - [Election]: makes one process at a time the leader of a consumer, or the sequencer. Package webhook uses
 //     it too.
 //   - [Statuses] and [DeleteConsumer]: what an operator sees of consumers and does to them.
+//   - [Backlog] and [OwnSteps]: what metrics and spans are made from. [Trace]: how attempts become spans.
 //
 // The rooms beside it are package sink (brokers and standard output), package dispatch (sending
 // over HTTP) and package webhook (subscriptions and callbacks). webhook is a consumer of its own.

@@ -53,6 +53,7 @@ var allowed = map[string][]string{
 
 	"internal/address":   {},
 	"internal/bench":     {"db", "db/localpg", "fsm/live", "outbox"},
+	"internal/dashboard": {"db/localpg"},
 	"internal/matrix":    {"db/localpg"},
 	"internal/seal":      {},
 	"internal/migration": {"db", "db/localpg", "db/schema"},
@@ -84,6 +85,8 @@ var allowed = map[string][]string{
 	"fsm/fsmtest":       {"db", "db/dbtest", "fsm", "fsm/lifecycle", "internal/bounded"},
 	"internal/bounded":  {"db/queries"},
 	"outbox/outboxtest": {"db/dbtest", "db/queries", "fsm", "fsm/access", "internal/bounded", "outbox"},
+
+	"internal/telemetry/telemetrytest": {},
 }
 
 // foreign lists what a package, and the packages under it, must not import of others.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/live"
+	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/invoke"
 )
 
@@ -36,10 +37,10 @@ const invokeConns = 3
 
 // call adds the worker that calls services to the group. The worker runs until the context ends.
 func (i *invokeFlags) call(
-	ctx context.Context, c *console, pool *pgxpool.Pool, policy fsm.WebhookPolicy, keys fsm.SecretKeys, variables fsm.Variables, hub *live.Hub, group *errgroup.Group,
+	ctx context.Context, c *console, pool *pgxpool.Pool, policy fsm.WebhookPolicy, keys fsm.SecretKeys, variables fsm.Variables, hub *live.Hub, trace outbox.Trace, group *errgroup.Group,
 ) {
 	invoker := invoke.New(pool, invoke.Config{
-		Policy: policy, Keys: keys, Variables: variables, Concurrency: i.InvokeConcurrency, Logger: c.log,
+		Policy: policy, Keys: keys, Variables: variables, Concurrency: i.InvokeConcurrency, Trace: trace, Logger: c.log,
 		Wake: func() (<-chan struct{}, func()) { return hub.WakeTasks("http") },
 	})
 	group.Go(func() error { return invoker.Run(ctx) })

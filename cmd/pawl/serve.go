@@ -251,6 +251,11 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 			return err
 		}
 		group.Go(func() error { return backlog.Run(working) })
+		group.Go(func() error {
+			return backlog.ExportSteps(working, func(ctx context.Context, after *int64) (int64, []outbox.OwnStep, error) {
+				return outbox.OwnSteps(ctx, outboxPool, after)
+			})
+		})
 		sequencer := outbox.NewSequencer(outboxPool, outbox.SequencerConfig{
 			Wanted: hub.Wanted, Wake: hub.WakeSteps, Moved: notifier.Numbered, Leading: backlog.Leading, Logger: c.log,
 		})
@@ -259,9 +264,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		group.Go(func() error { return folder.Run(working) })
 		watcher := worker.NewWatcher(outboxPool, worker.WatcherConfig{BatchConfig: worker.BatchConfig{Logger: c.log}, Healed: notifier.MovedAny})
 		group.Go(func() error { return watcher.Run(working) })
-		s.deliver(working, c, outboxPool, service, hub, group)
+		s.deliver(working, c, outboxPool, service, hub, meters.Attempt, group)
 		if s.Invoke {
-			s.call(working, c, invokePool, s.policy(), sealing, s.ConnectionEnv, hub, group)
+			s.call(working, c, invokePool, s.policy(), sealing, s.ConnectionEnv, hub, meters.Attempt, group)
 		}
 		if err := s.relay(working, c, outboxPool, hub, group); err != nil {
 			group.Go(func() error { return err })

@@ -4,57 +4,17 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
-	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/proto"
-
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/internal/bounded"
+	"github.com/pawl-fsm/pawl/internal/telemetry/telemetrytest"
 )
-
-// A collector keeps the spans that it gets, by their ids.
-type collector struct {
-	*httptest.Server
-	mu    sync.Mutex
-	spans map[string]*tracepb.Span
-}
-
-func newCollector(t *testing.T) *collector {
-	c := &collector{spans: map[string]*tracepb.Span{}}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, in *http.Request) {
-		body, err := io.ReadAll(in.Body)
-		// An export has the form of TracesData.
-		var data tracepb.TracesData
-		if err != nil || proto.Unmarshal(body, &data) != nil || in.URL.Path != "/v1/traces" {
-			return // Metrics, say.
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, r := range data.ResourceSpans {
-			for _, s := range r.ScopeSpans {
-				for _, span := range s.Spans {
-					c.spans[hex.EncodeToString(span.SpanId)] = span
-				}
-			}
-		}
-	}))
-	t.Cleanup(c.Close)
-	return c
-}
-
-func (c *collector) span(id string) *tracepb.Span {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.spans[id]
-}
 
 // sendTraced sends a POST, which must succeed, and returns the instance.
 func sendTraced(t *testing.T, url, key, traceparent, body string) (id string) {
@@ -64,7 +24,9 @@ func sendTraced(t *testing.T, url, key, traceparent, body string) (id string) {
 		t.Fatal(err)
 	}
 	in.Header.Set("Content-Type", "application/json")
-	in.Header.Set("Idempotency-Key", key)
+	if key != "" {
+		in.Header.Set("Idempotency-Key", key)
+	}
 	if traceparent != "" {
 		in.Header.Set("traceparent", traceparent)
 	}
@@ -86,7 +48,7 @@ const pinger = `{"name": "pinger", "initial": "ON", "states": {"ON": {"on": {"pi
 // Each command is a span below its caller's, of which history has the traceparent, and which links to that of the step before.
 func TestTraces(t *testing.T) {
 	t.Parallel()
-	c := newCollector(t)
+	c := telemetrytest.NewCollector(t)
 	dsn := dbtest.NewDSN(t)
 	p := start(t, []string{"DATABASE_URL=" + dsn, "OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL, "OTEL_BSP_SCHEDULE_DELAY=50"}, "serve")
 	mustPawl(t, []string{"PAWL_SERVER=" + p.url}, "workflow", "apply", writeFile(t, "pinger.json", pinger))
@@ -112,18 +74,61 @@ func TestTraces(t *testing.T) {
 		}
 		spans = append(spans, span)
 		if flags == "01" {
-			exported := bounded.Until(t, "a span", func() *tracepb.Span { return c.span(span) }, func(s *tracepb.Span) bool { return s != nil })
-			parent := hex.EncodeToString(exported.ParentSpanId)
-			if hex.EncodeToString(exported.TraceId) != trace || parent != map[bool]string{true: caller}[want.trace != ""] {
-				t.Errorf("the span of version %d is of the trace %x, below %s", version+1, exported.TraceId, parent)
+			bounded.True(t, "a span", func() bool {
+				_, ok := c.Span(span)
+				return ok
+			})
+			exported, _ := c.Span(span)
+			if exported.Trace() != trace || exported.Parent() != map[bool]string{true: caller}[want.trace != ""] {
+				t.Errorf("the span of version %d is of the trace %s, below %s", version+1, exported.Trace(), exported.Parent())
 			}
 			if linked := fmt.Sprintf("%x", exported.Links); version > 0 && (len(exported.Links) != 1 || hex.EncodeToString(exported.Links[0].SpanId) != spans[version-1]) {
 				t.Errorf("the span of version %d links to %s, want %s", version+1, linked, spans[version-1])
 			}
 		}
 	}
-	if c.span(spans[2]) != nil {
+	if _, exported := c.Span(spans[2]); exported {
 		t.Error("a span is exported that its caller has not sampled")
+	}
+}
+
+// An attempt to deliver a webhook is a span below that of its step, and the request carries it. The event has that of the step.
+func TestDeliveriesAreTraced(t *testing.T) {
+	t.Parallel()
+	c := telemetrytest.NewCollector(t)
+	type delivery struct{ carried, event string }
+	got := make(chan delivery, 10)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, in *http.Request) {
+		var event struct{ Traceparent string }
+		if err := json.NewDecoder(in.Body).Decode(&event); err != nil {
+			t.Error(err)
+		}
+		got <- delivery{in.Header.Get("Traceparent"), event.Traceparent}
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	t.Cleanup(receiver.Close)
+	dsn := dbtest.NewDSN(t)
+	p := start(t, []string{
+		"DATABASE_URL=" + dsn, "OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL, "OTEL_BSP_SCHEDULE_DELAY=50", "PAWL_WEBHOOK_ALLOW_PRIVATE=true", "PAWL_WEBHOOK_MAX_ATTEMPTS=1",
+	}, "serve")
+	mustPawl(t, []string{"PAWL_SERVER=" + p.url}, "workflow", "apply", writeFile(t, "pinger.json", pinger))
+	sendTraced(t, p.url+"/v1/subscriptions", "", "", `{"url": "`+receiver.URL+`"}`)
+	const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+	sendTraced(t, p.url+"/v1/workflows/pinger/instances", "1", "00-"+trace+"-00f067aa0ba902b7-01", "{}")
+	sent := bounded.Receive(t, "the delivery", got)
+	if step := bounded.Value[string](t, dialDSN(t, dsn), "select traceparent from pawl.history"); sent.event != step {
+		t.Errorf("the event has %s, want %s of its step", sent.event, step)
+	}
+	if len(sent.carried) != 55 || sent.carried[3:35] != trace {
+		t.Fatalf("the request carries %q", sent.carried)
+	}
+	id := sent.carried[36:52]
+	bounded.True(t, "the span", func() bool {
+		_, ok := c.Span(id)
+		return ok
+	})
+	if span, _ := c.Span(id); span.Trace() != trace || span.Parent() != sent.event[36:52] || span.Status.Message != "the endpoint answered 418" {
+		t.Errorf("the span is %v", span)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/live"
+	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
 
@@ -89,11 +90,11 @@ func (w *webhookFlags) policy() fsm.WebhookPolicy {
 
 // deliver adds the worker that sends webhooks to the group. The worker runs until the context ends.
 func (w *webhookFlags) deliver(
-	ctx context.Context, c *console, pool *pgxpool.Pool, service *fsm.Service, hub *live.Hub, group *errgroup.Group,
+	ctx context.Context, c *console, pool *pgxpool.Pool, service *fsm.Service, hub *live.Hub, trace outbox.Trace, group *errgroup.Group,
 ) {
 	webhooks := webhook.New(pool, webhook.Config{
 		Policy: w.policy(), Keys: service.Keys(), MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: hub.WakeLog,
-		Beside: service.Beside, Logger: c.log,
+		Beside: service.Beside, Trace: trace, Logger: c.log,
 	})
 	group.Go(func() error { return webhooks.Run(ctx) })
 }

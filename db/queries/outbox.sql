@@ -56,3 +56,6 @@ select pawl.consumer_delete(@consumer::text)::boolean as deleted;
 
 -- name: Backlog :many
 select * from pawl.backlog();
+
+-- name: OwnSteps :one
+select s.until::bigint as until, s.steps::jsonb as steps from pawl.own_steps(sqlc.narg('after')::bigint, @row_limit::integer) s;

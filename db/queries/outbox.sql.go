@@ -7,6 +7,7 @@ package queries
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -486,5 +487,26 @@ func (q *Queries) LogTick(ctx context.Context, arg LogTickParams) (LogTickRow, e
 	row := q.db.QueryRow(ctx, logTick, arg.Leader, arg.Term, arg.Lease)
 	var i LogTickRow
 	err := row.Scan(&i.Leads, &i.Steps)
+	return i, err
+}
+
+const ownSteps = `-- name: OwnSteps :one
+select s.until::bigint as until, s.steps::jsonb as steps from pawl.own_steps($1::bigint, $2::integer) s
+`
+
+type OwnStepsParams struct {
+	After    *int64
+	RowLimit int32
+}
+
+type OwnStepsRow struct {
+	Until int64
+	Steps json.RawMessage
+}
+
+func (q *Queries) OwnSteps(ctx context.Context, arg OwnStepsParams) (OwnStepsRow, error) {
+	row := q.db.QueryRow(ctx, ownSteps, arg.After, arg.RowLimit)
+	var i OwnStepsRow
+	err := row.Scan(&i.Until, &i.Steps)
 	return i, err
 }

@@ -18,11 +18,11 @@ type Service struct {
 var serving = regexp.MustCompile(`msg=serving address=(\S+)\s`)
 
 // Serve starts the program on a database and a free port, and returns when it serves. It may call services on this
-// machine. It is killed when the test ends.
-func Serve(t testing.TB, program, dsn string) *Service {
+// machine, and has these variables beside its own. It is killed when the test ends.
+func Serve(t testing.TB, program, dsn string, env ...string) *Service {
 	t.Helper()
 	p := bounded.Start(t, bounded.Program{
-		Path: program, Args: []string{"serve", "--listen", "127.0.0.1:0", "--webhook-allow-private"}, Env: []string{"DATABASE_URL=" + dsn}, Ready: serving,
+		Path: program, Args: []string{"serve", "--listen", "127.0.0.1:0", "--webhook-allow-private"}, Env: append(env, "DATABASE_URL="+dsn), Ready: serving,
 	})
 	return &Service{Story: &Story{t: t, url: "http://" + p.Ready[1]}, Process: p, program: program}
 }

@@ -104,9 +104,9 @@ func told(timeline string) (lines []string) {
 var caller = regexp.MustCompile(`attempt [0-9]+ by [^ ]+:`)
 
 // begin starts the service, registers the workflow, and makes the connections to the stub.
-func begin(t *testing.T, dsn, stub string) *story.Service {
+func begin(t *testing.T, dsn, stub string, env ...string) *story.Service {
 	t.Helper()
-	s := story.Serve(t, pawl, dsn)
+	s := story.Serve(t, pawl, dsn, env...)
 	s.Pawl("workflow", "apply", "workflow.yaml")
 	for _, place := range []string{"hotel", "flight", "car"} {
 		s.Do(http.MethodPut, "/v1/connections/"+place, map[string]any{"base_url": stub + "/" + place, "auth": map[string]string{"type": "none"}}).

@@ -2531,7 +2531,8 @@ type HistoryItem struct {
 	// To The state after the step.
 	To string `json:"to"`
 
-	// Traceparent The `traceparent` of the span of the command, which is in the trace of its caller; null if it had none, such as a timer.
+	// Traceparent The `traceparent` of the span of the step. It is in the trace of the caller or, of what a task brings, in that of the
+	// step that caused the task. A timer begins a trace. Null if there is no trace.
 	Traceparent *string `json:"traceparent"`
 
 	// Version The version of the instance after the step.

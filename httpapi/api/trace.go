@@ -1,9 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -134,21 +136,30 @@ func TraceOf(t TracedInstance) TraceDocument {
 				s.Links = []SpanLink{{TraceID: parts[1], SpanID: parts[2]}}
 			}
 		case "task":
-			s = b.child(item, "task "+value(item.TaskID), "task "+value(item.Name), b.id+" "+version(item))
+			name := "task " + value(item.Name)
+			if value(item.Compensation) {
+				name = "compensation of " + value(item.Name)
+			}
+			s = b.child(item, "task "+value(item.TaskID), name, b.id+" "+version(item))
 		case "attempt":
 			s = b.child(item, fmt.Sprintf("attempt %s %d", value(item.TaskID), value(item.Attempt)), fmt.Sprintf("attempt %d", value(item.Attempt)),
 				b.id+" task "+value(item.TaskID))
 		case "compensation":
-			s = b.child(item, "compensation "+version(item)+" "+value(item.Name), "compensation of "+value(item.Name), b.id+" "+version(item))
+			s = b.child(item, "compensation "+version(item)+" "+value(item.Name), "compensation of "+value(item.Name)+" registered", b.id+" "+version(item))
 			s.EndTime = s.StartTime // It was registered then; what carries it out is a task.
 		default:
 			s = b.child(item, "delivery "+value(item.DeliveryID), "delivery", b.id+" "+version(item))
 		}
 		if item.Kind != "step" && item.Status != nil {
 			s.Attributes = append(s.Attributes, textAttribute("pawl.status", *item.Status))
-			switch *item.Status {
-			case "error", "unknown", "dead", "failed", "expired":
-				s.Status = &SpanStatus{Code: 2, Message: value(item.Failure)}
+			answer := ""
+			if code := value(item.HTTPStatus); code > 0 {
+				s.Attributes = append(s.Attributes, intAttribute("http.response.status_code", int64(code)))
+				answer = strconv.Itoa(int(code))
+			}
+			switch status := *item.Status; {
+			case slices.Contains([]string{"error", "unknown", "dead", "failed", "expired"}, status), item.Kind == "attempt" && answer >= "400":
+				s.Status = &SpanStatus{Code: 2, Message: cmp.Or(value(item.Failure), answer, status)}
 			}
 		}
 		spans = append(spans, s)

@@ -3,9 +3,11 @@
 // # What it owns
 //
 //   - [Telemetry]: the instruments, the registry behind /metrics, and what is pushed by OTLP (HTTP, protobuf) when the
-//     standard variables OTEL_* ask for it; and the spans of commands, which are exported likewise.
+//     standard variables OTEL_* ask for it.
 //   - [Backlog]: the numbers that belong to the whole deployment, such as timers that are late.
 //   - A tracer for pgx that counts calls to the database.
+//   - The spans of commands, of attempts and of steps that no request has made, which [Backlog.ExportSteps] reads from the
+//     log. They are exported likewise.
 //
 // No other package but tests imports OpenTelemetry. The engine, the API and the workers have functions in their configurations, which
 // cmd connects with the methods of a Telemetry.
@@ -34,5 +36,6 @@
 //
 // # What it may import
 //
-// fsm, for the types of its probe, outbox for the backlog, pgx, OpenTelemetry and the client library of Prometheus.
+// fsm, for the types of its probe, outbox for the backlog, attempts and the log, pgx, OpenTelemetry and the client library of
+// Prometheus.
 package telemetry

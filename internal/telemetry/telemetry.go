@@ -52,6 +52,8 @@ type Telemetry struct {
 	meters   *sdk.MeterProvider
 	meter    metric.Meter
 	spans    *sdktrace.TracerProvider
+	// steps are the spans of steps that no request has made; nil if no spans are exported.
+	steps    *sdktrace.TracerProvider
 	previous atomic.Pointer[func(context.Context, []fsm.TracedStep) ([]string, error)]
 
 	requests, commands, keys *family

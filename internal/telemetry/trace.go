@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/outbox"
 )
 
 // The attributes of a span by which the step before it is found.
@@ -42,7 +44,10 @@ func (t *Telemetry) tracing(ctx context.Context, about *resource.Resource) error
 			return fmt.Errorf("telemetry: %w", err)
 		}
 		// Spans that find the queue full are dropped: no command waits for the collector.
-		options = append(options, sdktrace.WithBatcher(&linker{SpanExporter: push, telemetry: t}))
+		batches := sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(&linker{SpanExporter: push, telemetry: t}))
+		// Whether a step is sampled has been decided when it was made.
+		t.steps = sdktrace.NewTracerProvider(append(options[:len(options):len(options)], batches, sdktrace.WithSampler(sdktrace.AlwaysSample()))...)
+		options = append(options, batches)
 	}
 	t.spans = sdktrace.NewTracerProvider(options...)
 	return nil
@@ -51,7 +56,7 @@ func (t *Telemetry) tracing(ctx context.Context, about *resource.Resource) error
 // Trace begins the span of a command; see [fsm.Trace]. Whether it is sampled is what its parent says, and else what
 // OTEL_TRACES_SAMPLER says: by default it is.
 func (t *Telemetry) Trace(operation string, origin fsm.Origin) (traceparent string, end func(fsm.Ended)) {
-	parent := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": origin.Traceparent})
+	parent := extract(origin.Traceparent)
 	if id, err := trace.TraceIDFromHex(origin.TraceID); err == nil {
 		parent = context.WithValue(parent, traceIDKey{}, id)
 	}
@@ -88,9 +93,41 @@ func (t *Telemetry) Trace(operation string, origin fsm.Origin) (traceparent stri
 	}
 }
 
-type traceIDKey struct{}
+// Attempt begins the span of an attempt to call a service or to deliver a webhook; see [outbox.Trace].
+func (t *Telemetry) Attempt(a outbox.Attempt) (traceparent string, end func(status int, failure error)) {
+	attributes := []attribute.KeyValue{tenantAttribute.String(a.Tenant), attribute.String("http.request.method", a.Method), attribute.Int("pawl.attempt", a.Number)}
+	for key, id := range map[string]uuid.UUID{"pawl.task": a.Task, "pawl.delivery": a.Delivery, "pawl.subscription": a.Subscription} {
+		if id != uuid.Nil {
+			attributes = append(attributes, attribute.String(key, id.String()))
+		}
+	}
+	if a.Connection != "" {
+		attributes = append(attributes, attribute.String("pawl.connection", a.Connection))
+	}
+	if a.Reconciling {
+		attributes = append(attributes, attribute.Bool("pawl.reconciling", true))
+	}
+	ctx, span := t.spans.Tracer("pawl").Start(extract(a.Traceparent), a.Method+" "+cmp.Or(a.Connection, "webhook"),
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attributes...))
+	into := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, into)
+	return into["traceparent"], func(status int, failure error) {
+		if status > 0 {
+			span.SetAttributes(attribute.Int("http.response.status_code", status))
+		}
+		if failure != nil {
+			span.SetStatus(codes.Error, failure.Error())
+		}
+		span.End()
+	}
+}
 
-// ids makes random ids. A trace has the id that the context has, if any.
+type (
+	traceIDKey struct{}
+	spanIDKey  struct{}
+)
+
+// ids makes random ids. A trace and a span have the ids that the context has, if any.
 type ids struct{}
 
 // NewIDs returns the ids of a span that begins a trace.
@@ -104,7 +141,8 @@ func (i ids) NewIDs(ctx context.Context) (id trace.TraceID, span trace.SpanID) {
 }
 
 // NewSpanID returns the id of a span.
-func (ids) NewSpanID(context.Context, trace.TraceID) (id trace.SpanID) {
+func (ids) NewSpanID(ctx context.Context, _ trace.TraceID) (id trace.SpanID) {
+	id, _ = ctx.Value(spanIDKey{}).(trace.SpanID)
 	for !id.IsValid() {
 		binary.BigEndian.PutUint64(id[:], rand.Uint64())
 	}
@@ -161,8 +199,7 @@ func (l *linker) link(ctx context.Context, spans []sdktrace.ReadOnlySpan) []sdkt
 	}
 	out := append([]sdktrace.ReadOnlySpan{}, spans...)
 	for n, traceparent := range previous {
-		of := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": traceparent})
-		if link := trace.SpanContextFromContext(of); link.IsValid() {
+		if link := trace.SpanContextFromContext(extract(traceparent)); link.IsValid() {
 			out[at[n]] = linked{out[at[n]], []sdktrace.Link{{
 				SpanContext: link, Attributes: []attribute.KeyValue{attribute.String("pawl.link", "previous step")},
 			}}}

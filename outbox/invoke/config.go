@@ -33,6 +33,8 @@ type Config struct {
 	Name string
 	// Wake, if set, signals that there may be tasks to call.
 	Wake outbox.Wake
+	// Trace, if set, makes each attempt a span. Default: requests carry the traceparent of the step.
+	Trace outbox.Trace
 	// Logger gets what fails. Default: nothing is logged.
 	Logger *slog.Logger
 }

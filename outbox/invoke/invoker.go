@@ -1,6 +1,7 @@
 package invoke
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,7 +155,10 @@ func (c *caller) send(ctx context.Context, call *call) dispatch.Answer {
 		c.settler.add(call.reportOf(outcome{Result: postponed, Error: tooOld}, unsaid))
 		return dispatch.Answer{}
 	}
+	var end func(int, error)
+	call.traceparent, end = c.config.Trace.Begin(call.described())
 	a, err := call.attempt(ctx)
+	end(a.Status, cmp.Or(err, a.Failure, a.BodyFailure))
 	if err != nil {
 		c.settler.add(call.reportOf(outcome{Result: refused, Error: err.Error()}, unsaid))
 		return dispatch.Answer{}
@@ -164,6 +168,17 @@ func (c *caller) send(ctx context.Context, call *call) dispatch.Answer {
 	// A service that refuses what it is asked for works.
 	if h == healthy {
 		a.Failure = nil
+	}
+	return a
+}
+
+// described says which attempt it is.
+func (c *call) described() outbox.Attempt {
+	a := outbox.Attempt{
+		Tenant: c.TenantID, Method: c.Method, Connection: c.Connection, Task: c.TaskID, Number: int(c.Attempt), Reconciling: c.Reconciling,
+	}
+	if c.Traceparent != nil {
+		a.Traceparent = *c.Traceparent
 	}
 	return a
 }

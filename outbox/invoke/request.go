@@ -26,6 +26,8 @@ type call struct {
 	connection *endpoint
 	// claimed is when the claim began.
 	claimed time.Time
+	// traceparent is what the request carries; empty for nothing.
+	traceparent string
 }
 
 // request makes the request of a call. Its error says what cannot be sent.
@@ -130,11 +132,12 @@ func (c *call) setHeaders(h http.Header) error {
 	if c.IdempotencyHeader != "" {
 		set(h, c.IdempotencyHeader, c.Key)
 	}
+	if c.traceparent != "" {
+		h.Set("Traceparent", c.traceparent)
+	}
 	// SQL callers may have stored what a header cannot carry.
-	for name, value := range map[string]*string{"Traceparent": c.Traceparent, "X-Correlation-Id": c.CorrelationID} {
-		if value != nil && fsm.IsVisible(*value, 255) {
-			h.Set(name, *value)
-		}
+	if id := c.CorrelationID; id != nil && fsm.IsVisible(*id, 255) {
+		h.Set("X-Correlation-Id", *id)
 	}
 	return nil
 }

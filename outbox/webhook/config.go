@@ -47,6 +47,8 @@ type Config struct {
 	// Beside, if set, reports whether a tenant other than this one sends commands. While it does, the router rests between
 	// the pieces of a tenant's steps, since they use the processors that the commands need. Default: it never rests.
 	Beside func(tenant string) bool
+	// Trace, if set, makes each attempt a span. Default: requests carry the traceparent of the step.
+	Trace outbox.Trace
 	// Logger gets who leads and what fails. Default: nothing is logged.
 	Logger *slog.Logger
 }

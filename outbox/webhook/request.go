@@ -60,36 +60,36 @@ func (e endpoint) host() string {
 
 // request makes the request of an attempt, signed by Standard Webhooks
 // (github.com/standard-webhooks/standard-webhooks) with each of the secrets. The timestamp is taken
-// from this process's clock, since receivers compare it with their own.
-func (d delivery) request(ctx context.Context) (*http.Request, error) {
+// from this process's clock, since receivers compare it with their own. traceparent is that of the step.
+func (d delivery) request(ctx context.Context) (request *http.Request, traceparent string, err error) {
 	body, traceparent, correlationID, err := d.body()
 	if err != nil {
-		return nil, errors.New("the message cannot be written")
+		return nil, "", errors.New("the message cannot be written")
 	}
 	// SQL callers may have stored a URL in another form than the one that is sent.
 	target, err := address.NormalURL(d.endpoint.url)
 	if err != nil {
-		return nil, errors.New("the URL is not usable: it " + err.Error())
+		return nil, "", errors.New("the URL is not usable: it " + err.Error())
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+	request, err = http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
-		return nil, errors.New("the URL is not usable")
+		return nil, "", errors.New("the URL is not usable")
 	}
 	id, now := d.row.ID.String(), time.Now()
 	var signatures []string
 	for _, secret := range d.endpoint.secrets {
 		webhook, err := standardwebhooks.NewWebhook(secret)
 		if err != nil {
-			return nil, errors.New("the secret is not usable")
+			return nil, "", errors.New("the secret is not usable")
 		}
 		signature, err := webhook.Sign(id, now, body)
 		if err != nil {
-			return nil, fmt.Errorf("sign: %w", err)
+			return nil, "", fmt.Errorf("sign: %w", err)
 		}
 		signatures = append(signatures, signature)
 	}
 	if len(signatures) == 0 {
-		return nil, errors.New("there is no secret to sign with")
+		return nil, "", errors.New("there is no secret to sign with")
 	}
 	h := request.Header
 	h.Set("Content-Type", outbox.CloudEventType)
@@ -98,13 +98,21 @@ func (d delivery) request(ctx context.Context) (*http.Request, error) {
 	h.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
 	h.Set(standardwebhooks.HeaderWebhookSignature, strings.Join(signatures, " "))
 	// SQL callers may have stored what a header cannot carry.
-	if fsm.IsVisible(traceparent, 255) {
-		h.Set("Traceparent", traceparent)
-	}
 	if fsm.IsVisible(correlationID, 255) {
 		h.Set("X-Correlation-ID", correlationID)
 	}
-	return request, nil
+	return request, traceparent, nil
+}
+
+// described says which attempt it is, after a step with a traceparent.
+func (d delivery) described(traceparent string) outbox.Attempt {
+	a := outbox.Attempt{
+		Tenant: d.row.TenantID, Method: http.MethodPost, Delivery: d.row.ID, Number: int(d.row.Attempts) + 1, Traceparent: traceparent,
+	}
+	if !d.row.Callback {
+		a.Subscription = d.row.SubscriptionID
+	}
+	return a
 }
 
 // body returns the CloudEvent. It is the same in each attempt, but that a finding may have been closed meanwhile. The

@@ -136,11 +136,17 @@ func (l *leadership) run(ctx context.Context) (err error) {
 
 // send makes an attempt of a delivery.
 func (l *leadership) send(ctx context.Context, d delivery) dispatch.Answer {
-	request, err := d.request(ctx)
+	request, traceparent, err := d.request(ctx)
 	if err != nil {
 		return dispatch.Answer{Failure: err}
 	}
-	return l.client.Send(ctx, request)
+	traceparent, end := l.config.Trace.Begin(d.described(traceparent))
+	if traceparent != "" {
+		request.Header.Set("Traceparent", traceparent)
+	}
+	a := l.client.Send(ctx, request)
+	end(a.Status, a.Failure)
+	return a
 }
 
 // round settles, routes, fetches and starts what it can without waiting for an attempt. If it has routed a piece of a

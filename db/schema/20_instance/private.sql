@@ -1766,8 +1766,8 @@ begin
 end
 $$;
 
--- own_traceparent is the traceparent of the step that a caller of SQL makes: a span of its own in the caller's trace, with
--- the caller's decision whether it is sampled.
+-- own_traceparent is the traceparent of a step that a caller of SQL makes, or the result of a task: a span of its own in the
+-- trace of its cause, with the decision whether it is sampled.
 -- Returns: an empty text for none, and for one that is invalid by W3C Trace Context, which is ignored
 create function pawl_private.own_traceparent(p_traceparent text) returns text
 language plpgsql volatile
@@ -1780,5 +1780,39 @@ begin
     return '';
   end if;
   return '00' || substr(p_traceparent, 3, 34) || right(replace(gen_random_uuid()::text, '-', ''), 16) || substr(p_traceparent, 53, 3);
+end
+$$;
+
+-- next_traceparent is the traceparent of a step that a timer makes: it begins a trace, which is sampled if the step before
+-- it is.
+-- p_before: the traceparent of the step before
+-- Returns:  an empty text if that has none, or one that is invalid
+create function pawl_private.next_traceparent(p_before text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pawl_private.own_traceparent(p_before) = '' then
+    return '';
+  end if;
+  return format('00-%s-%s-%s', replace(gen_random_uuid()::text, '-', ''), right(replace(gen_random_uuid()::text, '-', ''), 16), substr(p_before, 54, 2));
+end
+$$;
+
+-- traceparent_of reads the traceparent of a step.
+-- p_version: null for the last step of the instance
+-- Returns:   an empty text if it has none
+create function pawl_private.traceparent_of(p_tenant text, p_instance_id uuid, p_version bigint) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version bigint := coalesce(p_version, (select i.version from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id));
+  v_traceparent text;
+begin
+  select h.traceparent into v_traceparent
+  from pawl.history h
+  where h.tenant_id = p_tenant and h.instance_id = p_instance_id and h.version = v_version;
+  return coalesce(v_traceparent, '');
 end
 $$;

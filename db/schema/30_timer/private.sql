@@ -263,7 +263,11 @@ begin
       p_expected => array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
       p_checked => array_fill('*'::text, array[v_size]),
       p_actors => array_fill('pawl'::text, array[v_size]),
-      p_reasons => v_none, p_correlation_ids => v_none, p_traceparents => v_none, p_by_timer => true) o
+      p_reasons => v_none, p_correlation_ids => v_none,
+      p_traceparents => array(
+        select pawl_private.next_traceparent(pawl_private.traceparent_of(d.tenant, d.id, d.version))
+        from unnest(p_tenants, p_ids, p_versions) as d (tenant, id, version)),
+      p_by_timer => true) o
   loop
     if v_outcome.code = 'applied' then
       fired := fired + 1;

@@ -40,6 +40,18 @@ begin
 end
 $$;
 
+-- task_traceparent is the traceparent of the step that has caused a task: of the one that entered the state or, of a
+-- compensation, of the last one. Attempts and the result are in its trace.
+-- Returns: an empty text if it has none
+create function pawl_private.task_traceparent(p_task pawl.task) returns text
+language plpgsql stable
+as $$
+begin
+  return pawl_private.traceparent_of(
+    p_task.tenant_id, p_task.instance_id, case when p_task.compensates is null then p_task.entered_version end);
+end
+$$;
+
 -- task_document is what the values and guards of a task read: the instance as the history row left it that entered the
 -- state, with the time of that row, and the task. Of a compensation it is the row of the step that it undoes, and the
 -- result of the task that did it. p_step: of task_step

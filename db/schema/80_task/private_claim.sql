@@ -181,7 +181,7 @@ begin
     return query select
       v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
       coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
-      v_step.correlation_id::text, v_step.traceparent;
+      v_step.correlation_id::text, nullif(pawl_private.task_traceparent(v_task), '');
   end loop;
 end
 $$;

@@ -61,16 +61,7 @@ begin
         p_keys => array_fill(''::text, array[v_size]), p_expected => array_fill('*'::text, array[v_size]),
         p_checked => array_fill('*'::text, array[v_size]), p_actors => array(select 'task:' || t.name from unnest(p_tasks) t),
         p_reasons => array_fill(''::text, array[v_size]), p_correlation_ids => array_fill(''::text, array[v_size]),
-        p_traceparents => array(
-          select coalesce(h.traceparent, '')
-          from unnest(p_tasks) with ordinality as t
-          left join lateral (
-            select h.traceparent
-            from pawl.history h
-            where h.tenant_id = t.tenant_id and h.instance_id = t.instance_id and h.version = t.entered_version
-            limit 1
-          ) h on true
-          order by t.ordinality),
+        p_traceparents => array(select pawl_private.own_traceparent(pawl_private.task_traceparent(t)) from unnest(p_tasks) t),
         p_verified => true, p_history_keys => array(select 'task:' || t.id from unnest(p_tasks) t), p_kind => p_kind) o
     loop
       v_codes[v_outcome.ordinal] := v_outcome.code;
@@ -119,7 +110,8 @@ begin
   from pawl.fire(
     p_tenants => array[p_task.tenant_id::text], p_ids => array[p_task.instance_id], p_events => array[p_event],
     p_payloads => array[p_task.result::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}',
-    p_actors => array['task:' || p_task.name], p_reasons => '{""}', p_correlation_ids => '{""}', p_traceparents => '{""}',
+    p_actors => array['task:' || p_task.name], p_reasons => '{""}', p_correlation_ids => '{""}',
+    p_traceparents => array[pawl_private.own_traceparent(pawl_private.task_traceparent(p_task))],
     p_verified => true, p_history_keys => array['task:' || p_task.id]) o;
   if v_outcome.code = 'applied' then
     update pawl.task t set result_version = (v_outcome.instance).version where t.tenant_id = p_task.tenant_id and t.id = p_task.id;

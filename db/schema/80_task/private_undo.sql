@@ -24,7 +24,8 @@ begin
     p_payloads => array[jsonb_build_object(
       'name', 'compensate', 'task', v_last.undone_by, 'error', coalesce(p_refused, v_last.reason), 'steps', v_steps)],
     p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{task:compensate}', p_reasons => '{""}',
-    p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true, p_kind => 'result') o;
+    p_correlation_ids => '{""}',
+    p_traceparents => array[pawl_private.own_traceparent(pawl_private.traceparent_of(p_tenant, p_instance_id, null))], p_verified => true, p_kind => 'result') o;
   return nullif(v_code, 'applied');
 exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
   return 'guard-error';

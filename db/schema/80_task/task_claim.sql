@@ -57,7 +57,7 @@ begin
         case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
         v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
         coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8,
-        v_step.correlation_id::text, v_step.traceparent;
+        v_step.correlation_id::text, nullif(pawl_private.task_traceparent(v_task), '');
     end loop;
   end loop;
 end

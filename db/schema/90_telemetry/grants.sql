@@ -1,2 +1,3 @@
 insert into pawl_private.privilege (privilege, function) values
-  ('worker', 'pawl.backlog');
+  ('worker', 'pawl.backlog'),
+  ('worker', 'pawl.own_steps');
