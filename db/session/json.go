@@ -8,7 +8,7 @@ import (
 )
 
 // readJSON makes a json.RawMessage a copy of what the server sends. The server sends valid JSON. The driver's own codecs
-// parse the document twice to find that out: a page of a list with 1 MiB of contexts took 10 ms and more of a processor.
+// parse the document twice to find that out: 0.7 ms of a processor for 54 KB, and 15 ms for a page of a list with 1 MiB.
 func readJSON(types *pgtype.Map) {
 	unmarshal := func(src []byte, v any) error {
 		if raw, ok := v.(*json.RawMessage); ok {
