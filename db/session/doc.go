@@ -6,7 +6,8 @@
 // [Use] sets the settings of a pool's connections: how long a statement may run and wait, how plans are
 // made, and the few that change what a statement means. Five settings, such as client_encoding, are sent
 // when a connection is made: poolers keep these for each client. One statement on the new connection
-// sets the others, since a pooler refuses them as startup parameters.
+// sets the others, since a pooler refuses them as startup parameters. Use also makes the driver copy JSON documents
+// rather than parse them.
 //
 // # Behind a pooler
 //

@@ -36,7 +36,8 @@ func Pin(config *pgconn.Config) {
 }
 
 // Use sets the settings of a pool's connections. Settings in the pool's URL override the given ones,
-// except those that Pin sets. A setting that the server does not know is left out.
+// except those that Pin sets. A setting that the server does not know is left out. Documents are read without being
+// parsed: see readJSON.
 func Use(config *pgxpool.Config, settings map[string]string) {
 	all := maps.Clone(settings)
 	params := config.ConnConfig.RuntimeParams
@@ -58,6 +59,7 @@ func Use(config *pgxpool.Config, settings map[string]string) {
 	watch(&config.ConnConfig.Config)
 	timeout := config.ConnConfig.ConnectTimeout
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		readJSON(conn.TypeMap())
 		if conn.PgConn().CustomData()[unlimited] == nil {
 			return begin(ctx, conn, all, timeout)
 		}

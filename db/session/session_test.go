@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -254,6 +255,55 @@ func TestCalls(t *testing.T) {
 			}
 			bounded.Exec(t, calls, "alter table public.t add b text")
 			bounded.Until(t, "the new column", func() int { n, _ := count(); return n }, func(n int) bool { return n == 3 })
+		})
+	}
+}
+
+// A json.RawMessage is what the server sends, and the driver does not parse it. A parser would refuse the deep array:
+// encoding/json reads 10,000 levels.
+func TestDocumentsAreNotParsed(t *testing.T) {
+	t.Parallel()
+	for name, route := range routes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			calls := session.Pool(open(t, route(t, dbtest.NewDSN(t)), db.Config{MaxConns: 2}))
+			deep := strings.Repeat("[", 10_001) + strings.Repeat("]", 10_001)
+			for _, kind := range []string{"json", "jsonb"} {
+				var raw, other, null json.RawMessage
+				var pointer, nothing *json.RawMessage
+				null = json.RawMessage("1")
+				var parsed struct{ A int }
+				document := `{"a": [1.50, "\u00e4"]}`
+				err := calls.QueryRow(t.Context(), "select $1::text::"+kind+", $2::text::"+kind+", $1::text::"+kind+
+					", null::"+kind+", null::"+kind+", '{\"a\": 7}'::"+kind, deep, document).
+					Scan(&raw, &other, &pointer, &null, &nothing, &parsed)
+				if err != nil {
+					t.Fatalf("%s: %v", kind, err)
+				}
+				if kind == "jsonb" {
+					document = `{"a": [1.50, "ä"]}`
+				}
+				if string(raw) != deep || string(*pointer) != deep || string(other) != document {
+					t.Errorf("%s: not as sent: %.50s, %.50s, %s", kind, raw, *pointer, other)
+				}
+				if null != nil || nothing != nil || parsed.A != 7 {
+					t.Errorf("%s: %s, %v, %v; want two nils and {7}", kind, null, nothing, parsed)
+				}
+			}
+			// What one row sent stays as it is while the next ones are read.
+			rows, err := calls.Query(t.Context(), "select to_jsonb(repeat(i::text, 5000)) from generate_series(1, 9) i")
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, err := pgx.CollectRows(rows, pgx.RowTo[json.RawMessage])
+			if err != nil || len(all) != 9 {
+				t.Fatalf("%d rows, %v", len(all), err)
+			}
+			for i, row := range all {
+				if want := `"` + strings.Repeat(string(rune('1'+i)), 5000) + `"`; string(row) != want {
+					t.Errorf("row %d is %.20s", i, row)
+				}
+			}
 		})
 	}
 }

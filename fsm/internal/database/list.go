@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"runtime"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -114,6 +115,10 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 			return nil
 		})
 	})
+	// The caller is about to encode the page. This thread probably is the one that had waited for the network, and while it
+	// computes, the runtime looks at the network every 10 ms only, even if another processor is idle. Gosched wakes
+	// another thread, which then waits for the network: for what the database answers to others.
+	runtime.Gosched()
 	if err != nil {
 		return items, "", err
 	}
