@@ -5242,7 +5242,6 @@ declare
   v_last pawl.log_epoch;
   v_step record;
   v_rows bigint := 0;
-  v_findings bigint := 0;
 begin
   select s.* into strict v_server from pawl_private.server_of_log() s;
   select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
@@ -5285,6 +5284,17 @@ begin
     end loop;
     update pawl.consumer c set later_seq = v_head.first_seq where c.later_seq is null;
     perform pawl_private.webhook_restored(v_head.first_seq);
+    -- In the order of the fold and of a look: they lock a consumer before they write findings.
+    perform from pawl.consumer c order by c.name for no key update;
+    lock table pawl.finding in share mode;
+    for v_step in
+      select f.ctid as place
+      from pawl.finding f
+      where not exists (select from pawl.log l where l.tenant_id = f.tenant_id and l.finding_id = f.id)
+      order by f.seq
+    loop
+      update pawl.finding f set seq = default, xid = default where f.ctid = v_step.place;
+    end loop;
     update pawl_private.purged_instance p set xid = default;
     delete from pawl_private.log_mark;
   end if;
@@ -5303,16 +5313,10 @@ begin
     cross join pawl.log_head h
     where not exists (select from pawl.audit_log l where l.tenant_id = a.tenant_id and l.seq = a.seq);
     get diagnostics v_rows = row_count;
-    insert into pawl.log (position, tenant_id, finding_id)
-    select h.position + row_number() over (order by f.seq), f.tenant_id, f.id
-    from pawl.finding f
-    cross join pawl.log_head h
-    where not exists (select from pawl.log l where l.tenant_id = f.tenant_id and l.finding_id = f.id);
-    get diagnostics v_findings = row_count;
   end if;
   update pawl.log_head h
   set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot),
-    first_seq = coalesce(v_head.first_seq, h.first_seq), audit_position = h.audit_position + v_rows, position = h.position + v_findings,
+    first_seq = coalesce(v_head.first_seq, h.first_seq), audit_position = h.audit_position + v_rows,
     lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
   where h.leader = p_leader and h.term = p_term;
 end
