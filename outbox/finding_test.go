@@ -186,9 +186,11 @@ func TestFindingsAreCloudEvents(t *testing.T) {
 			{full, instance.String(), `{"id":"` + id.String() + `","kind":"slow","instance_id":"` + instance.String() +
 				`","workflow":"flight-booking","state":"CHARGING","version":7,"since":"2026-03-01T09:30:00.123456Z","opened_at":"2026-03-01T09:30:00.123456Z",` +
 				`"closed_at":"2026-03-01T09:30:00.123456Z","detail":{"threshold":"dwell"}}`, instance.String()},
-			{bare, "", `{"id":"` + id.String() + `","kind":"slow","instance_id":null,"workflow":"flight-booking","state":null,"version":null,` +
-				`"since":"2026-03-01T09:30:00.123456Z","opened_at":"2026-03-01T09:30:00.123456Z","closed_at":null,"detail":{"threshold":"dwell"}}`,
-				"finding:" + id.String()},
+			{
+				bare, "", `{"id":"` + id.String() + `","kind":"slow","instance_id":null,"workflow":"flight-booking","state":null,"version":null,` +
+					`"since":"2026-03-01T09:30:00.123456Z","opened_at":"2026-03-01T09:30:00.123456Z","closed_at":null,"detail":{"threshold":"dwell"}}`,
+				"finding:" + id.String(),
+			},
 		} {
 			m := outbox.Message{Tenant: tenant, Epoch: 2, Position: 9, Finding: &c.finding}
 			body, err := m.CloudEvent()
