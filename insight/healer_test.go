@@ -127,7 +127,8 @@ func TestHealerCountsRefusals(t *testing.T) {
 	pool := watched(t,
 		nudged("barred", `"on_stuck": {"event": "bar", "max": 2},`), nudged("raising", `"on_stuck": {"event": "raise", "max": 1},`),
 		nudged("pushed", `"on_stuck": {"event": "push"},`))
-	made(t, pool, "barred", 2)
+	// An internal step before it changes nothing.
+	bounded.Exec(t, pool, "select pawl.fire_one(id, 'note') from unnest($1::uuid[]) id", made(t, pool, "barred", 2))
 	bounded.Exec(t, pool, `select pawl.create_one('raising', '{"zero": 0}')`)
 	bounded.Exec(t, pool, `select pawl.create_one('raising', '{"zero": 1}')`)
 	made(t, pool, "pushed", 1)
