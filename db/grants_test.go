@@ -115,8 +115,8 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	}))
 	must(q.ListPlace(t.Context(), 1))
 	bounded.Exec(t, pool, "select pawl.consumer_create('insight', true); update pawl.log_head set epoch = 1")
-	must(q.ListInstancesInStates(t.Context(), queries.ListInstancesInStatesParams{
-		TenantID: tenant, Workflows: []string{"door"}, States: []string{"OPEN"}, Statuses: []string{"active"}, RowLimit: 1, Most: 99,
+	must(q.InstancesInStates(t.Context(), queries.InstancesInStatesParams{
+		TenantID: tenant, Workflows: []string{"door"}, States: []string{"OPEN"}, Statuses: []string{"active"}, RowLimit: 1, Most: 99, Few: 9, Probes: 9,
 	}))
 	bounded.Exec(t, pool, "delete from pawl.consumer; update pawl.log_head set epoch = 0")
 	must(q.ListHistory(t.Context(), queries.ListHistoryParams{TenantID: tenant, InstanceID: id, RowLimit: 9}))

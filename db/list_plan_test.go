@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -203,10 +204,14 @@ func TestPlansAtAMillionInstances(t *testing.T) {
 		cross join lateral (values ('n', i.n % 10000, null), ('half', null, case i.n % 2 when 0 then 'even' else 'odd' end)) v (name, number, text)`)
 	bounded.Exec(t, pool, `update pawl.workflow set search = '{"n": {"path": ["n"]}, "half": {"path": ["half"]}}' where name = 'door'`)
 	bounded.Exec(t, pool, "update pawl.instance set context = '{\"n\": 77, \"half\": \"odd\"}' where business_key like 'key %7' and workflow = 'door' and substr(business_key, 5)::integer <= 1000")
-	// All of them are folded, but for 200 steps.
+	// All of them are folded, but for 200 steps. The 10,000 that were created before a moment have moved last.
 	bounded.Exec(t, pool, `
 		insert into pawl.residence (tenant_id, instance_id, workflow, workflow_version, state, status, since, visit_version, visit_at)
-		select i.tenant_id, i.id, i.workflow, 1, i.state, i.status, i.state_changed_at, i.version, i.state_changed_at from pawl.instance i`)
+		select i.tenant_id, i.id, i.workflow, 1, i.state, i.status, s.since, i.version, s.since
+		from pawl.instance i
+		cross join lateral (
+			select case when $1::timestamptz - i.created_at between interval '14 hours' and interval '14 hours 1000 seconds' then $1 else i.state_changed_at end as since
+		) s`, noon.Add(100_000*time.Second))
 	bounded.Exec(t, pool, `
 		insert into pawl.log (position, tenant_id, instance_id, version)
 		select row_number() over (), h.tenant_id, h.instance_id, h.version from (select * from pawl.history limit 600) h`)
@@ -371,7 +376,7 @@ func listsInStatesAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 	middle := end.Add(-14 * time.Hour)
 	deep := bounded.Value[uuid.UUID](t, conn, "select pawl.uuid_v7_floor($1)", middle)
 	const page = 51
-	type params = queries.ListInstancesInStatesParams
+	type params = queries.InstancesInStatesParams
 	in := func(state string, workflows ...string) params {
 		return params{Workflows: workflows, States: slices.Repeat([]string{state}, len(workflows))}
 	}
@@ -382,61 +387,80 @@ func listsInStatesAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 	oldest := func(p *params) { p.Ascending = true }
 	changed := func(p *params) { p.ByChange = true }
 	longest := func(p *params) { p.ByChange, p.Ascending = true, true }
+	hours := func(n float64) pgtype.Interval {
+		return pgtype.Interval{Microseconds: int64(n * float64(time.Hour.Microseconds())), Valid: true}
+	}
 	for name, c := range map[string]struct {
 		params
 		rows int
+		rest bool
+		most int // Buffers; 3,500 unless given.
 	}{
-		"most":                     {in("DONE", "door", "parcel"), page},
-		"most, oldest first":       {with(in("DONE", "door", "parcel"), oldest), page},
-		"most, far down":           {with(in("DONE", "door"), func(p *params) { p.AfterID = &deep }), page},
-		"rare":                     {in("HELD", "door", "parcel", "claim"), page},
-		"nothing":                  {in("CLOSED", "door", "parcel", "claim"), 0},
-		"longest of most":          {with(in("DONE", "door", "parcel"), longest), page},
-		"latest of most":           {with(in("DONE", "door", "parcel"), changed), page},
-		"latest of most, far down": {with(in("DONE", "door"), func(p *params) { p.ByChange, p.AfterID, p.AfterChange = true, &deep, &middle }), page},
-		"longest of nothing":       {with(in("CLOSED", "door"), longest), 0},
-		"created":                  {with(in("DONE", "door"), func(p *params) { p.CreatedAfter = &middle }), page},
-		"created, oldest first":    {with(in("DONE", "door"), func(p *params) { p.CreatedAfter, p.Ascending = &middle, true }), page},
-		"stuck": {with(in("NEW", "door"), func(p *params) {
-			p.StuckFor = pgtype.Interval{Microseconds: time.Hour.Microseconds(), Valid: true}
-		}), page},
-		"stuck, longest": {with(with(in("NEW", "door"), longest), func(p *params) {
-			p.StuckFor = pgtype.Interval{Microseconds: time.Hour.Microseconds(), Valid: true}
-		}), page},
+		"most":                     {in("DONE", "door", "parcel"), page, false, 0},
+		"most, oldest first":       {with(in("DONE", "door", "parcel"), oldest), page, false, 0},
+		"most, far down":           {with(in("DONE", "door"), func(p *params) { p.AfterID = &deep }), page, false, 0},
+		"rare":                     {in("HELD", "door", "parcel", "claim"), page, false, 0},
+		"nothing":                  {in("CLOSED", "door", "parcel", "claim"), 0, false, 0},
+		"longest of most":          {with(in("DONE", "door", "parcel"), longest), page, false, 0},
+		"latest of most":           {with(in("DONE", "door", "parcel"), changed), page, false, 0},
+		"latest of most, far down": {with(in("DONE", "door"), func(p *params) { p.ByChange, p.AfterID, p.AfterChange = true, &deep, &middle }), page, false, 0},
+		"longest of nothing":       {with(in("CLOSED", "door"), longest), 0, false, 0},
+		"created":                  {with(in("DONE", "door"), func(p *params) { p.CreatedAfter = &middle }), page, false, 0},
+		"created, oldest first":    {with(in("DONE", "door"), func(p *params) { p.CreatedAfter, p.Ascending = &middle, true }), page, false, 0},
+		"stuck":                    {with(in("NEW", "door"), func(p *params) { p.StuckFor = hours(1) }), page, false, 0},
+		"stuck, longest":           {with(with(in("NEW", "door"), longest), func(p *params) { p.StuckFor = hours(1) }), page, false, 0},
+		"stuck, few":               {with(in("NEW", "door"), func(p *params) { p.StuckFor = hours(27.75) }), 24, false, 0},
+		// Those that came before middle, and that are read first, have moved since.
+		"stuck, those that are read first are not": {with(in("DONE", "door"), func(p *params) { p.StuckFor = hours(14) }), 0, true, 12_000},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.TenantID, c.RowLimit, c.Bytes, c.Most = tenant, page, 4<<20, 10_000
+			c.TenantID, c.RowLimit, c.Most, c.Few, c.Probes = tenant, page, 10_000, 5000, 5000
 			c.Statuses = []string{"active", "completed", "failed"}
 			p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
-			rows, err := queries.New(p).ListInstancesInStates(t.Context(), c.params)
+			list, err := queries.New(p).InstancesInStates(t.Context(), c.params)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(rows) != c.rows {
-				t.Errorf("%d rows, want %d", len(rows), c.rows)
+			if len(list.Ids) != c.rows || (list.Rest != nil) != c.rest {
+				t.Errorf("%d rows, want %d, and the rest is %v", len(list.Ids), c.rows, list.Rest)
 			}
-			p.wantBounded(3500)
+			p.wantBounded(cmp.Or(c.most, 3500))
 		})
 	}
 }
 
 // listsWhereAtAMillion looks at lists by conditions. Of a rare one few instances are looked at; of a common one no more
-// than the page says.
+// than the page says. Nearly all contexts are empty, so that hardly an instance holds what its attributes say.
 func listsWhereAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 	conn := connect(t, pool)
-	for conditions, c := range map[string]struct {
-		rest bool
-		most int
+	const odd, even = `{"name": "half", "op": "=", "kind": "text", "value": "odd"}`, `{"name": "half", "op": "=", "kind": "text", "value": "even"}`
+	n := func(op string, value int) string {
+		return fmt.Sprintf(`{"name": "n", "op": "%s", "kind": "number", "value": "%d"}`, op, value)
+	}
+	for name, c := range map[string]struct {
+		conditions []string
+		states     []string
+		rest       bool
+		most       int
 	}{
-		`[{"name": "n", "op": "=", "kind": "number", "value": "77"}]`:                                                                 {false, 4000},
-		`[{"name": "n", "op": "<", "kind": "number", "value": "20"}, {"name": "half", "op": "=", "kind": "text", "value": "odd"}]`:    {false, 25_000},
-		`[{"name": "half", "op": "^", "kind": "text", "value": "o"}, {"name": "n", "op": "=", "kind": "number", "value": "7777777"}]`: {false, 4000},
-		`[{"name": "half", "op": "=", "kind": "text", "value": "odd"}]`:                                                               {true, 130_000},
+		"few":                            {[]string{n("=", 77)}, nil, false, 4000},
+		"few of many":                    {[]string{n("<", 20), odd}, nil, false, 12_000},
+		"none of many":                   {[]string{`{"name": "half", "op": "^", "kind": "text", "value": "o"}`, n("=", 7777777)}, nil, false, 4000},
+		"many, one by one":               {[]string{odd}, nil, true, 40_000},
+		"a range of many, one by one":    {[]string{n(">=", 300), n("<", 500)}, nil, true, 40_000},
+		"nearly all, one by one":         {[]string{n(">", 9)}, nil, true, 60_000},
+		"a range of few between many":    {[]string{n(">", 5000), n("<=", 5001)}, nil, false, 4000},
+		"two values":                     {[]string{odd, even}, nil, false, 4000},
+		"many, in a rare state":          {[]string{odd}, []string{"HELD"}, false, 4000},
+		"few, in a common state":         {[]string{n("=", 77)}, []string{"DONE"}, false, 4000},
+		"nearly all, in a common state":  {[]string{n(">", 9)}, []string{"DONE"}, true, 60_000},
+		"a range of many, in rare state": {[]string{n("<", 300)}, []string{"HELD"}, false, 10_000},
 	} {
-		t.Run(conditions, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
 			got, err := queries.New(p).InstancesWhere(t.Context(), queries.InstancesWhereParams{
-				TenantID: tenant, Workflow: "door", Conditions: []byte(conditions), RowLimit: 51, Few: 10_000, Probes: 20_000, Most: new(int32(10_000)),
+				TenantID: tenant, Workflow: "door", Conditions: []byte("[" + strings.Join(c.conditions, ", ") + "]"), States: c.states,
+				RowLimit: 51, Few: 20_000, Probes: 5000, Most: new(int32(10_000)),
 			})
 			if err != nil || (got.Rest != nil) != c.rest {
 				t.Errorf("%d found, the rest is %v, %v", len(got.Ids), got.Rest, err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
@@ -36,6 +37,8 @@ const (
 	MaxSorted = 10_000
 	// maxUnfolded is the most steps behind the consumer insight with which a list is read from what was folded.
 	maxUnfolded = 10_000
+	// maxStuck is how many instances a list with StuckFor sorts, and how many it reads of each state if there are more.
+	maxStuck = 20_000
 	// maxRanges is the most pairs of a workflow and a state that a list reads one by one.
 	maxRanges = 1000
 )
@@ -119,14 +122,27 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, from Page) 
 			}
 			out.AsOf = place.AsOf
 			if where {
+				w, err := instancesWhere(ctx, q, p, f, choice, conditions, place.Near)
+				if err != nil {
+					return nil, err
+				}
+				out.Incomplete = w.Incomplete
 				var rows []queries.ListInstancesRow
-				page, rows, err = listWhere(ctx, q, p, f, choice, conditions, place.Near, &out)
+				page, rows, err = readFound(ctx, q, p, w.Ids, w.Versions, w.Rest, func(i int) string { return w.Ids[i].String() })
 				return rows, err
 			}
+			page = found{}
 			if place.Near && f.isByStates() && choice.pairs != nil {
-				rows, err := listInStates(ctx, q, p, choice)
-				if !database.IsCode(err, database.NotInPrerequisiteState) { // Else there are too many steps by now.
+				s, err := inStates(ctx, q, p, choice)
+				if err == nil {
+					var rows []queries.ListInstancesRow
+					page, rows, err = readFound(ctx, q, p, s.Ids, s.Versions, s.Rest, func(i int) string {
+						return f.key(Instance{ID: s.Ids[i], StateChangedAt: s.Changes[i]})
+					})
 					return rows, err
+				}
+				if !database.IsCode(err, database.NotInPrerequisiteState) { // Else there are too many steps by now.
+					return nil, err
 				}
 			}
 			if p.ByChange {
@@ -138,7 +154,7 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, from Page) 
 			return q.ListInstances(ctx, p)
 		},
 		Bytes: func(r queries.ListInstancesRow) int { return len(r.Context) },
-		Shown: func(r queries.ListInstancesRow) bool { return !where || page.versions[r.ID] == r.Version },
+		Shown: func(r queries.ListInstancesRow) bool { return page.versions == nil || page.versions[r.ID] == r.Version },
 		Rest:  func() string { return page.rest },
 		Item:  func(r queries.ListInstancesRow) Instance { return InstanceOfRow(queries.GetInstancesRow(r)) },
 		Key:   f.key,
@@ -152,23 +168,47 @@ func (f Filter) isByStates() bool {
 		!(f.byChange() && !(f.CreatedAfter.IsZero() && f.CreatedBefore.IsZero()))
 }
 
-// listInStates is ListInstances by what was folded and what is not folded yet.
-func listInStates(ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, c choice) ([]queries.ListInstancesRow, error) {
-	in := queries.ListInstancesInStatesParams{
+// inStates reads which instances are on a page of a list by states, by what was folded and what is not folded yet.
+func inStates(ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, c choice) (queries.InstancesInStatesRow, error) {
+	in := queries.InstancesInStatesParams{
 		TenantID: p.TenantID, Statuses: p.Statuses, CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore,
 		StuckFor: p.StuckFor, ByChange: p.ByChange, Ascending: p.Ascending, AfterChange: p.AfterChange, AfterID: p.AfterID,
-		RowLimit: p.RowLimit, Most: maxUnfolded, Bytes: p.Bytes, Workflows: []string{}, States: []string{},
+		RowLimit: p.RowLimit, Most: maxUnfolded, Few: maxStuck, Probes: maxStuck, Workflows: []string{}, States: []string{},
 	}
 	for _, pair := range c.pairs {
 		in.Workflows, in.States = append(in.Workflows, pair.workflow), append(in.States, pair.state)
 	}
 	in.Statuses = append([]string{}, sorted(in.Statuses)...)
-	rows, err := q.ListInstancesInStates(ctx, in)
-	out := make([]queries.ListInstancesRow, len(rows))
-	for i, r := range rows {
-		out[i] = queries.ListInstancesRow(r)
+	return q.InstancesInStates(ctx, in)
+}
+
+// A found is a page of instances that another statement has found.
+type found struct {
+	versions map[uuid.UUID]int64
+	rest     string // The key behind which the list goes on, if it does although the page has fewer rows than were asked for.
+}
+
+// readFound reads the instances that were found. Those that have moved since are in the page; the list must leave them out.
+// key is that of the list, by the place of an instance in what was found.
+func readFound(
+	ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, ids []uuid.UUID, versions []int64, rest *uuid.UUID, key func(int) string,
+) (found, []queries.ListInstancesRow, error) {
+	page := found{versions: make(map[uuid.UUID]int64, len(ids))}
+	for i, id := range ids {
+		page.versions[id] = versions[i]
 	}
-	return out, err
+	rows, err := q.InstancesPage(ctx, queries.InstancesPageParams{TenantID: p.TenantID, Ids: ids, Bytes: p.Bytes})
+	switch {
+	case rest != nil:
+		page.rest = rest.String()
+	case len(ids) == int(p.RowLimit) && len(rows) < len(ids): // Some were purged.
+		page.rest = key(len(ids) - 2)
+	}
+	list := make([]queries.ListInstancesRow, len(rows))
+	for i, r := range rows {
+		list[i] = queries.ListInstancesRow(r)
+	}
+	return page, list, err
 }
 
 // params are the conditions of a filter, for a choice of its names.

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -23,10 +22,12 @@ import (
 const (
 	// MaxWhere is how many conditions a Filter may have.
 	MaxWhere = 10
-	// maxFew is how many instances a condition may leave so that these are looked at, and no others.
-	maxFew = 10_000
-	// maxProbes is how many instances a page looks at if no condition leaves so few.
-	maxProbes = 20_000
+	// maxFew is how many instances a condition may leave so that they are sorted.
+	maxFew = 20_000
+	// maxProbes is how many instances a page looks at.
+	maxProbes = 3000
+	// maxUnfoldedWhere is maxUnfolded for a list with conditions: the instances of these steps are looked at too.
+	maxUnfoldedWhere = 5000
 	// wherePatience is after how long a page ends where it is, since the contexts that it looks at may be large. With what
 	// comes before and after it that is well within the statement timeout.
 	wherePatience = 300 * time.Millisecond
@@ -147,20 +148,13 @@ func (s *Service) conditions(ctx context.Context, f Filter) ([]condition, error)
 	return out, nil
 }
 
-// A found is a page of instances that fulfil conditions, with what to do after it.
-type found struct {
-	versions map[uuid.UUID]int64
-	rest     string
-}
-
-// listWhere reads a page of the instances that fulfil conditions. Those that have moved since they were looked at are in
-// the page; the list must leave them out.
-func listWhere(
-	ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, f Filter, c choice, conditions []condition, near bool, out *InstanceList,
-) (found, []queries.ListInstancesRow, error) {
+// instancesWhere reads which instances are on a page of those that fulfil conditions. near: what was folded may be used.
+func instancesWhere(
+	ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, f Filter, c choice, conditions []condition, near bool,
+) (queries.InstancesWhereRow, error) {
 	text, err := json.Marshal(conditions)
 	if err != nil {
-		return found{}, nil, err
+		return queries.InstancesWhereRow{}, err
 	}
 	in := queries.InstancesWhereParams{
 		TenantID: p.TenantID, Workflow: f.Workflows[0], Conditions: text, States: c.states, Statuses: sorted(p.Statuses), Ascending: p.Ascending,
@@ -168,31 +162,12 @@ func listWhere(
 		Patience: pgtype.Interval{Microseconds: wherePatience.Microseconds(), Valid: true},
 	}
 	if near {
-		in.Most = new(int32(maxUnfolded))
+		in.Most = new(int32(maxUnfoldedWhere))
 	}
 	w, err := q.InstancesWhere(ctx, in)
 	if near && database.IsCode(err, database.NotInPrerequisiteState) {
 		in.Most = nil
 		w, err = q.InstancesWhere(ctx, in)
 	}
-	if err != nil {
-		return found{}, nil, err
-	}
-	out.Incomplete = w.Incomplete
-	page := found{versions: make(map[uuid.UUID]int64, len(w.Ids))}
-	for i, id := range w.Ids {
-		page.versions[id] = w.Versions[i]
-	}
-	rows, err := q.InstancesPage(ctx, queries.InstancesPageParams{TenantID: p.TenantID, Ids: w.Ids, Bytes: p.Bytes})
-	switch {
-	case w.Rest != nil:
-		page.rest = w.Rest.String()
-	case len(w.Ids) == int(p.RowLimit) && len(rows) < len(w.Ids): // Some were purged.
-		page.rest = w.Ids[len(w.Ids)-2].String()
-	}
-	list := make([]queries.ListInstancesRow, len(rows))
-	for i, r := range rows {
-		list[i] = queries.ListInstancesRow(r)
-	}
-	return page, list, err
+	return w, err
 }

@@ -144,9 +144,9 @@ func (s *Service) Stats(ctx context.Context, tenant, workflow string, query Stat
 		if out, err = query.days(known.Now); err != nil {
 			return err
 		}
-		r := reading{ctx, q, tenant, workflow, query.By, known.Now}
-		for _, read := range []func(reading, *Stats) error{
-			reading.instances, reading.states, reading.edges, reading.hotspots, reading.tasks, reading.commands,
+		r := &reading{ctx: ctx, q: q, tenant: tenant, workflow: workflow, by: query.By, now: known.Now}
+		for _, read := range []func(*reading, *Stats) error{
+			(*reading).instances, (*reading).states, (*reading).edges, (*reading).hotspots, (*reading).tasks, (*reading).commands,
 		} {
 			if err := read(r, &out); err != nil {
 				return err
@@ -198,10 +198,11 @@ type reading struct {
 	tenant, workflow string
 	by               By
 	now              time.Time
+	lately           []queries.SumDwellsRow // What states has read, if the days from before on are among its days.
 }
 
 // group converts what a row is counted for.
-func (r reading) group(version int32, at time.Time) (g Group) {
+func (r *reading) group(version int32, at time.Time) (g Group) {
 	g.Version = int(version)
 	if r.by == ByDay {
 		g.Day = at
@@ -209,7 +210,7 @@ func (r reading) group(version int32, at time.Time) (g Group) {
 	return g
 }
 
-func (r reading) instances(out *Stats) error {
+func (r *reading) instances(out *Stats) error {
 	rows, err := bounded(r.q.CountInStates(r.ctx, queries.CountInStatesParams{
 		By: string(r.by), Tenant: r.tenant, Workflow: r.workflow, RowLimit: MaxRows + 1,
 	}))
@@ -222,10 +223,11 @@ func (r reading) instances(out *Stats) error {
 	return err
 }
 
-func (r reading) states(out *Stats) error {
-	rows, err := bounded(r.q.SumDwells(r.ctx, queries.SumDwellsParams{
-		By: string(r.by), Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(out.From), ToDay: dateOf(out.To), RowLimit: MaxRows + 1,
-	}))
+func (r *reading) states(out *Stats) error {
+	rows, err := bounded(r.sumDwells(r.by, out.From, out.To))
+	if !out.From.After(r.before()) && !out.To.Before(dayOf(r.now)) {
+		r.lately = rows
+	}
 	for _, d := range rows {
 		out.States = append(out.States, StateStats{
 			Group: r.group(d.Version, d.Day.Time), State: d.State, Visits: d.Visits, P50: seconds(d.P50), P90: seconds(d.P90), P99: seconds(d.P99),
@@ -235,8 +237,19 @@ func (r reading) states(out *Stats) error {
 	return err
 }
 
+// sumDwells reads how long visits lasted that ended on some days.
+func (r *reading) sumDwells(by By, from, to time.Time) ([]queries.SumDwellsRow, error) {
+	return r.q.SumDwells(r.ctx, queries.SumDwellsParams{
+		By: string(by), Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(from), ToDay: dateOf(to), BeforeDay: dateOf(r.before()),
+		RowLimit: MaxRows + 1,
+	})
+}
+
+// before is the first of the days with which the last 24 hours are compared.
+func (r *reading) before() time.Time { return dayOf(r.now).AddDate(0, 0, 1-DefaultDays) }
+
 // edges comes after states, to which it adds the leavings. Forced steps count as leavings, and instance migrations do not.
-func (r reading) edges(out *Stats) error {
+func (r *reading) edges(out *Stats) error {
 	rows, err := bounded(r.q.SumEdges(r.ctx, queries.SumEdgesParams{
 		By: string(r.by), Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(out.From), ToDay: dateOf(out.To), RowLimit: MaxRows + 1,
 	}))
@@ -271,14 +284,22 @@ func share(part, whole int64) *float64 {
 }
 
 // hotspots comes after states, whose visits it adds up.
-func (r reading) hotspots(out *Stats) error {
-	today, hour := dayOf(r.now), r.now.Unix()/3600
-	rows, err := r.q.SumDwellsLately(r.ctx, queries.SumDwellsLatelyParams{
-		Tenant: r.tenant, Workflow: r.workflow, FromHour: hour - 24, ToHour: hour,
-		FromDay: dateOf(today.AddDate(0, 0, 1-DefaultDays)), ToDay: dateOf(today),
-	})
+func (r *reading) hotspots(out *Stats) error {
+	hour := r.now.Unix() / 3600
+	rows, err := r.q.SumDwellHours(r.ctx, queries.SumDwellHoursParams{Tenant: r.tenant, Workflow: r.workflow, FromHour: hour - 24, ToHour: hour})
 	if err != nil {
 		return err
+	}
+	if r.lately == nil && len(rows) > 0 {
+		if r.lately, err = r.sumDwells(ByNothing, r.before(), dayOf(r.now)); err != nil {
+			return err
+		}
+	}
+	type sums struct{ visits, milliseconds int64 }
+	before := map[string]sums{}
+	for _, d := range r.lately {
+		b := before[d.State]
+		before[d.State] = sums{b.visits + d.VisitsBefore, b.milliseconds + d.MillisecondsBefore}
 	}
 	at := map[string]int{}
 	spot := func(state string) *Hotspot {
@@ -294,10 +315,10 @@ func (r reading) hotspots(out *Stats) error {
 		total += s.Total
 	}
 	for _, l := range rows {
-		now, before := mean(l.Milliseconds, l.Visits), mean(l.MillisecondsBefore, l.VisitsBefore)
-		if l.Visits >= MinVisits && before > 0 {
+		now, earlier := mean(l.Milliseconds, l.Visits), mean(before[l.State].milliseconds, before[l.State].visits)
+		if l.Visits >= MinVisits && earlier > 0 {
 			h := spot(l.State)
-			h.Now, h.Before, h.Slowdown = &now, &before, new(now/before)
+			h.Now, h.Before, h.Slowdown = &now, &earlier, new(now/earlier)
 		}
 	}
 	for i := range out.Hotspots {
@@ -309,7 +330,7 @@ func (r reading) hotspots(out *Stats) error {
 	return nil
 }
 
-func (r reading) tasks(out *Stats) error {
+func (r *reading) tasks(out *Stats) error {
 	rows, err := r.q.CountTasksByTopic(r.ctx, queries.CountTasksByTopicParams{
 		Tenant: r.tenant, Workflow: r.workflow, FromID: firstID(out.From), ToID: firstID(out.To.Add(day)), RowLimit: MaxTasks,
 	})
@@ -335,7 +356,7 @@ func firstID(at time.Time) (id uuid.UUID) {
 	return id
 }
 
-func (r reading) commands(out *Stats) error {
+func (r *reading) commands(out *Stats) error {
 	rows, err := bounded(r.q.SumCommands(r.ctx, queries.SumCommandsParams{
 		Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(out.From), ToDay: dateOf(out.To), RowLimit: MaxRows + 1,
 	}))

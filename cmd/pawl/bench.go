@@ -18,6 +18,7 @@ type benchCommand struct {
 	Only        []string      `placeholder:"NAME" help:"Make only these measurements: ${measurements}. The references are by pgbench and follow the transitions."`
 	Workflows   int           `default:"0" placeholder:"N" help:"Register N workflows of five versions each at the end, and measure transitions before and after."`
 	Grown       bool          `help:"Fill the tables to 1,000,000 instances, 10,000,000 steps and 5,000,000 keys at the end, and measure again. Takes about four minutes and 8 GB of disk."`
+	Find        int           `default:"100000" placeholder:"N" help:"Number of open instances, with ten steps each, among which the measurement find reads. A million takes about fifteen minutes and 10 GB of disk."`
 	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures to a file as JSON too."`
 	DatabaseURL string        `env:"DATABASE_URL,PAWL_DATABASE_URL" type:"secret" placeholder:"URL" help:"An empty database to use as its owner; it is left empty. By default a private Postgres is started."`
 }
@@ -25,7 +26,7 @@ type benchCommand struct {
 func (b *benchCommand) config() bench.Config {
 	return bench.Config{
 		Instances: b.Instances, Duration: b.Duration, Connections: b.Connections, Only: b.Only, Workflows: b.Workflows,
-		Grown: b.Grown, DatabaseURL: b.DatabaseURL, Version: version,
+		Grown: b.Grown, Find: b.Find, DatabaseURL: b.DatabaseURL, Version: version,
 	}
 }
 

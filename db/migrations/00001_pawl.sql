@@ -13058,39 +13058,51 @@ end
 $$;
 -- +goose StatementEnd
 
--- condition_holds says whether a value of a context fulfils a condition {name, op, kind, value}. op is =, <, <=, >, >= or
--- ^ for a text that begins so; kind is text, number, time or boolean.
+-- value_fulfils says whether a value of a context fulfils a condition. p_type is that of the attribute, or null. p_op is =, <,
+-- <=, >, >= or ^ for a text that begins so; p_kind is text, number, time or boolean, and p_wanted the value of that kind.
+-- It is called for each instance that a list looks at.
 -- +goose StatementBegin
-create function pawl_private.condition_holds(p_context jsonb, p_search jsonb, p_condition jsonb) returns boolean
+create function pawl_private.value_fulfils(p_value jsonb, p_type text, p_kind text, p_op text, p_wanted text) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_attribute jsonb := p_search -> (p_condition ->> 'name');
-  v_path text[] := array(
-    select e.name from jsonb_array_elements_text(v_attribute -> 'path') with ordinality as e (name, place) order by e.place);
-  v_value record;
-  v_wanted text := p_condition ->> 'value';
+  v_type text := jsonb_typeof(p_value);
+  v_text text;
   v_order integer;
 begin
-  select * into v_value from pawl_private.attribute_of(p_context #> v_path, v_attribute ->> 'type');
-  case p_condition ->> 'kind'
+  if p_value is null or v_type not in ('string', 'number', 'boolean') or p_type <> p_kind then
+    return false;
+  end if;
+  v_text := p_value #>> '{}';
+  case p_kind
     when 'text' then
-      if p_condition ->> 'op' = '^' then
-        return coalesce(starts_with(v_value.whole_text, v_wanted), false);
+      if p_type is null and v_type <> 'string' then
+        return false;
+      elsif p_op = '^' then
+        return starts_with(v_text, p_wanted);
       end if;
-      v_order := case when v_value.whole_text collate "C" < v_wanted then -1 when v_value.whole_text collate "C" > v_wanted then 1
-        when v_value.whole_text = v_wanted then 0 end;
+      v_order := case when v_text = p_wanted then 0 when v_text collate "C" < p_wanted then -1 else 1 end;
     when 'number' then
-      v_order := sign(v_value.number_value - v_wanted::numeric);
+      if p_type is null and v_type <> 'number' then
+        return false;
+      end if;
+      -- That of a number needs no look at its digits.
+      v_order := sign(
+        case when v_type = 'number' and length(v_text) <= 100 then v_text::numeric else pawl_private.number_of(v_text) end - p_wanted::numeric);
     when 'time' then
-      v_order := case when v_value.time_value < v_wanted::timestamptz then -1 when v_value.time_value > v_wanted::timestamptz then 1
-        when v_value.time_value = v_wanted::timestamptz then 0 end;
+      if p_type is null and v_type <> 'string' then
+        return false;
+      end if;
+      v_order := sign(extract(epoch from pawl_private.rfc3339_time(v_text) - p_wanted::timestamptz));
     when 'boolean' then
-      v_order := v_value.boolean_value::integer - v_wanted::boolean::integer;
+      if p_type is null and v_type <> 'boolean' or v_text not in ('true', 'false') then
+        return false;
+      end if;
+      v_order := v_text::boolean::integer - p_wanted::boolean::integer;
   end case;
   return coalesce(
-    case p_condition ->> 'op'
+    case p_op
       when '=' then v_order = 0 when '<' then v_order < 0 when '<=' then v_order <= 0 when '>' then v_order > 0
       when '>=' then v_order >= 0
     end,
@@ -13099,63 +13111,120 @@ end
 $$;
 -- +goose StatementEnd
 
--- attribute_ids reads the ids of instances that may fulfil a condition: all that do, and some more.
--- Returns: at most p_limit ids, in no order
+-- An attribute_range has the values of an attribute that fulfil conditions, and some more: no less than low and no more
+-- than high, where they are not null, and of a text that it begins with prefix.
+create type pawl_private.attribute_range as (
+  name text,
+  kind text,
+  low text,
+  high text,
+  prefix text
+);
+
+-- attribute_ranges makes one range of all conditions {name, op, kind, value} for an attribute and a kind. op and kind are
+-- those of value_fulfils.
 -- +goose StatementBegin
-create function pawl_private.attribute_ids(p_tenant text, p_workflow text, p_condition jsonb, p_limit integer) returns setof uuid
+create function pawl_private.attribute_ranges(p_conditions jsonb) returns setof pawl_private.attribute_range
+language plpgsql stable rows 10
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select
+      c.name, c.kind,
+      case c.kind
+        when 'number' then max(case when c.kind = 'number' and c.op in ('=', '>', '>=') then c.value::numeric end)::text
+        when 'time' then max(case when c.kind = 'time' and c.op in ('=', '>', '>=') then c.value::timestamptz end)::text
+        else max(case when c.op in ('=', '>', '>=') then c.value end collate "C")
+      end,
+      case c.kind
+        when 'number' then min(case when c.kind = 'number' and c.op in ('=', '<', '<=') then c.value::numeric end)::text
+        when 'time' then min(case when c.kind = 'time' and c.op in ('=', '<', '<=') then c.value::timestamptz end)::text
+        else min(case when c.op in ('=', '<', '<=') then c.value end collate "C")
+      end,
+      (array_agg(c.value order by length(c.value) desc) filter (where c.op = '^'))[1]
+    from (
+      select c.value ->> 'name' as name, c.value ->> 'kind' as kind, c.value ->> 'op' as op, c.value ->> 'value' as value
+      from jsonb_array_elements(p_conditions) c
+    ) c
+    group by c.name, c.kind;
+end
+$$;
+-- +goose StatementEnd
+
+-- attribute_ids reads the ids of instances that may be in a range: all that are, and some more.
+-- p_ascending: null for no order; else that of the ids, behind p_after, for a range whose low is its high
+-- Returns: at most p_limit ids
+-- +goose StatementBegin
+create function pawl_private.attribute_ids(
+  p_tenant text, p_workflow text, p_range pawl_private.attribute_range, p_limit bigint, p_ascending boolean, p_after uuid
+) returns setof uuid
 language plpgsql stable rows 1000
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_sort = off
 set jit = off
 as $$
 declare
-  v_name text := p_condition ->> 'name';
-  v_op text := p_condition ->> 'op';
-  v_value text := p_condition ->> 'value';
-  v_low text := case when v_op in ('=', '>', '>=') then v_value end;
-  v_high text := case when v_op in ('=', '<', '<=') then v_value end;
+  v_name text := p_range.name;
+  v_low text := p_range.low;
+  v_high text := p_range.high;
+  v_prefix text := p_range.prefix;
+  -- One value alone makes the order of an index that of the ids.
+  v_value text := case when v_low = v_high and v_prefix is null then v_low end;
 begin
-  case p_condition ->> 'kind'
+  case p_range.kind
     when 'text' then
-      if v_op = '^' then
-        return query
-          select a.instance_id from pawl.attribute a
-          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
-            and a.text_value ^@ left(v_value, 63)
-          limit p_limit;
-      elsif v_op = '=' then
-        return query
-          select a.instance_id from pawl.attribute a
-          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
-            and a.text_value = pawl_private.text_key(v_value)
-          limit p_limit;
-      else
-        -- What is indexed of a text is no larger than the text, and no smaller than as much of a smaller text.
-        return query
-          select a.instance_id from pawl.attribute a
-          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
-            and (v_low is null or a.text_value >= left(v_low, 63)) and (v_high is null or a.text_value <= v_high)
-          limit p_limit;
-      end if;
+      -- What is indexed of a text is no larger than the text, and no smaller than as much of a smaller text.
+      return query
+        select a.instance_id
+        from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.text_value is not null
+          and (v_value is null or a.text_value = pawl_private.text_key(v_value))
+          and (v_value is not null or v_low is null or a.text_value >= left(v_low, 63))
+          and (v_value is not null or v_high is null or a.text_value <= v_high)
+          and (v_prefix is null or a.text_value ^@ left(v_prefix, 63))
+          and (p_ascending is null or p_after is null or case when p_ascending then a.instance_id > p_after else a.instance_id < p_after end)
+        order by case when p_ascending then a.instance_id end, case when not p_ascending then a.instance_id end desc
+        limit p_limit;
     when 'number' then
       return query
-        select a.instance_id from pawl.attribute a
+        select a.instance_id
+        from pawl.attribute a
         where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
-          and a.number_value between coalesce(v_low::numeric, '-Infinity') and coalesce(v_high::numeric, 'Infinity')
+          and a.number_value is not null
+          and (v_value is null or a.number_value = v_value::numeric)
+          and (v_value is not null or v_low is null or a.number_value >= v_low::numeric)
+          and (v_value is not null or v_high is null or a.number_value <= v_high::numeric)
+          and (p_ascending is null or p_after is null or case when p_ascending then a.instance_id > p_after else a.instance_id < p_after end)
+        order by case when p_ascending then a.instance_id end, case when not p_ascending then a.instance_id end desc
         limit p_limit;
     when 'time' then
       return query
-        select a.instance_id from pawl.attribute a
+        select a.instance_id
+        from pawl.attribute a
         where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
-          and a.time_value between coalesce(v_low::timestamptz, '-infinity') and coalesce(v_high::timestamptz, 'infinity')
+          and a.time_value is not null
+          and (v_value is null or a.time_value = v_value::timestamptz)
+          and (v_value is not null or v_low is null or a.time_value >= v_low::timestamptz)
+          and (v_value is not null or v_high is null or a.time_value <= v_high::timestamptz)
+          and (p_ascending is null or p_after is null or case when p_ascending then a.instance_id > p_after else a.instance_id < p_after end)
+        order by case when p_ascending then a.instance_id end, case when not p_ascending then a.instance_id end desc
         limit p_limit;
     when 'boolean' then
       return query
-        select a.instance_id from pawl.attribute a
-        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.boolean_value is not null
-          and (v_op <> '=' or a.boolean_value = v_value::boolean)
+        select a.instance_id
+        from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.boolean_value is not null
+          and (v_value is null or a.boolean_value = v_value::boolean)
+          and (v_value is not null or v_low is null or a.boolean_value >= v_low::boolean)
+          and (v_value is not null or v_high is null or a.boolean_value <= v_high::boolean)
+          and (p_ascending is null or p_after is null or case when p_ascending then a.instance_id > p_after else a.instance_id < p_after end)
+        order by case when p_ascending then a.instance_id end, case when not p_ascending then a.instance_id end desc
         limit p_limit;
   end case;
 end
@@ -13293,6 +13362,11 @@ $$;
 
 -- instances_in_states reads a page of the ids of a tenant's instances that are in some states, as of the caller's
 -- snapshot: from what was folded, and from the instances themselves where steps have not been folded yet.
+--
+-- No index has both the order of the ids and the time since when an instance is in its state. So a list in the order of
+-- the ids with p_stuck_for sorts the instances that have been there for so long, if they are few. Else it reads the
+-- instances of each state in the order of their ids, p_probes at most, and the page may end there.
+--
 -- p_workflows, p_states: pairs; each is given once. A state is atomic
 -- p_statuses:            null for all
 -- p_created_after, p_created_before: both exclusive; null for none
@@ -13300,14 +13374,17 @@ $$;
 -- p_by_change:           whether the order is that of state_changed_at and then of the ids, else that of the ids alone
 -- p_after_change, p_after_id: where the page begins, exclusive; null for the first one
 -- p_most:                how many steps without a fold there may be, of all tenants
--- Returns: at most p_limit ids, in order
+-- p_few, p_probes:       how many instances are few, and how many are read of each state if they are not
+-- Returns: ids: at most p_limit, in order. versions, changes: their versions and state_changed_at. rest: the id behind which the list
+--          goes on although the page has fewer ids; else null
 -- Raises:  PW400 malformed-request; 55000 more than p_most steps are not folded yet
 -- +goose StatementBegin
 create function pawl.instances_in_states(
   p_tenant text, p_workflows text[], p_states text[], p_statuses text[], p_created_after timestamptz,
   p_created_before timestamptz, p_stuck_for interval, p_by_change boolean, p_ascending boolean, p_after_change timestamptz,
-  p_after_id uuid, p_limit integer, p_most integer
-) returns uuid[]
+  p_after_id uuid, p_limit integer, p_most integer, p_few integer, p_probes integer,
+  out ids uuid[], out versions bigint[], out changes timestamptz[], out rest uuid
+)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 -- Planned for its arguments at each call: then conditions and terms of the order that are not used fall away.
@@ -13325,79 +13402,154 @@ declare
   v_from uuid;
   v_before timestamptz;
   v_until uuid;
+  v_probes integer := case when p_stuck_for is not null and not p_by_change then greatest(p_probes, 1) end;
+  v_few bigint := greatest(p_few, 0);
+  v_stuck uuid[];
 begin
   v_changed_until := pawl.now() - p_stuck_for;
   v_from := case when p_created_after is not null then pawl.uuid_v7_floor(p_created_after) end;
   -- No instance is created after it has entered its state.
   v_before := least(p_created_before, v_changed_until) + interval '1 millisecond';
   v_until := case when v_before is not null then pawl.uuid_v7_floor(v_before) end;
-  return array(
-    select c.id
-    from (
-      select r.id, r.since
+  if v_probes is not null then
+    v_stuck := array(
+      select r.instance_id
       from unnest(p_workflows, p_states) as w (workflow, state)
       cross join lateral (
-        select r.instance_id as id, r.since
+        select r.instance_id
         from pawl.residence r
-        where r.tenant_id = p_tenant and r.workflow = w.workflow and r.state = w.state
+        where r.tenant_id = p_tenant and r.workflow = w.workflow and r.state = w.state and r.since <= v_changed_until
           and (p_statuses is null or r.status = any (p_statuses))
-          and (v_from is null or r.instance_id >= v_from)
-          and (v_until is null or r.instance_id < v_until)
-          and (v_changed_until is null or r.since <= v_changed_until)
-          and (
-            p_created_after is null and p_created_before is null
-            or exists (
-              select
-              from pawl.instance i
-              where i.tenant_id = p_tenant and i.id = r.instance_id
-                and (p_created_after is null or i.created_at > p_created_after)
-                and (p_created_before is null or i.created_at < p_created_before)
-              offset 0
+        order by r.since
+        limit v_few + 1
+      ) r
+      limit v_few + 1);
+    if cardinality(v_stuck) > v_few then
+      v_stuck := null;
+    end if;
+  end if;
+  with folded as materialized (
+    (
+      select s.id, null::timestamptz as since, true as holds, false as is_end
+      from (
+        select s.id
+        from unnest(v_stuck) as s (id)
+        where (v_from is null or s.id >= v_from)
+          and (v_until is null or s.id < v_until)
+          and (p_after_id is null or case when p_ascending then s.id > p_after_id else s.id < p_after_id end)
+          and s.id not in (select u.id from unnest(v_unfolded) as u (id))
+        order by case when p_ascending then s.id end, case when not p_ascending then s.id end desc
+      ) s
+      where
+        p_created_after is null and p_created_before is null
+        or exists (
+          select
+          from pawl.instance i
+          where i.tenant_id = p_tenant and i.id = s.id
+            and (p_created_after is null or i.created_at > p_created_after)
+            and (p_created_before is null or i.created_at < p_created_before)
+          offset 0
+        )
+      limit p_limit
+    )
+    union all
+    select r.id, r.since, r.holds, r.place is not distinct from v_probes
+    from unnest(p_workflows, p_states) as w (workflow, state)
+    cross join lateral (
+      select r.*
+      from (
+        select
+          r.id, r.since, row_number() over () as place,
+          (p_by_change or v_changed_until is null or r.since <= v_changed_until)
+            and (p_statuses is null or r.status = any (p_statuses))
+            and (
+              p_created_after is null and p_created_before is null
+              or exists (
+                select
+                from pawl.instance i
+                where i.tenant_id = p_tenant and i.id = r.id
+                  and (p_created_after is null or i.created_at > p_created_after)
+                  and (p_created_before is null or i.created_at < p_created_before)
+                offset 0
+              )
+            ) as holds
+        from (
+          select r.instance_id as id, r.since, r.status
+          from pawl.residence r
+          where r.tenant_id = p_tenant and r.workflow = w.workflow and r.state = w.state
+            and (v_from is null or r.instance_id >= v_from)
+            and (v_until is null or r.instance_id < v_until)
+            and (not p_by_change or v_changed_until is null or r.since <= v_changed_until)
+            and r.instance_id not in (select u.id from unnest(v_unfolded) as u (id))
+            and (
+              p_after_id is null
+              or case
+                when p_by_change and p_ascending then (r.since, r.instance_id) > (p_after_change, p_after_id)
+                when p_by_change then (r.since, r.instance_id) < (p_after_change, p_after_id)
+                when p_ascending then r.instance_id > p_after_id
+                else r.instance_id < p_after_id
+              end
             )
-          )
-          and r.instance_id not in (select u.id from unnest(v_unfolded) as u (id))
+          order by
+            case when p_by_change and p_ascending then r.since end,
+            case when p_by_change and not p_ascending then r.since end desc,
+            case when p_ascending then r.instance_id end,
+            case when not p_ascending then r.instance_id end desc
+          limit v_probes
+        ) r
+      ) r
+      where r.holds or r.place = v_probes
+      limit p_limit
+    ) r
+    where v_stuck is null
+  ),
+  stop as materialized (
+    select f.id
+    from folded f
+    where f.is_end
+    order by case when p_ascending then f.id end, case when not p_ascending then f.id end desc
+    limit 1
+  ),
+  page as materialized (
+    select c.id, row_number() over () as place
+    from (
+      select c.id
+      from (
+        select f.id, f.since from folded f where f.holds
+        union all
+        select i.id, i.state_changed_at
+        from unnest(v_unfolded) as u (id)
+        cross join lateral (select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = u.id limit 1) i
+        where exists (select from unnest(p_workflows, p_states) as w (workflow, state) where w.workflow = i.workflow and w.state = i.state)
+          and (p_statuses is null or i.status = any (p_statuses))
+          and (p_created_after is null or i.created_at > p_created_after)
+          and (p_created_before is null or i.created_at < p_created_before)
+          and (v_changed_until is null or i.state_changed_at <= v_changed_until)
           and (
             p_after_id is null
             or case
-              when p_by_change and p_ascending then (r.since, r.instance_id) > (p_after_change, p_after_id)
-              when p_by_change then (r.since, r.instance_id) < (p_after_change, p_after_id)
-              when p_ascending then r.instance_id > p_after_id
-              else r.instance_id < p_after_id
+              when p_by_change and p_ascending then (i.state_changed_at, i.id) > (p_after_change, p_after_id)
+              when p_by_change then (i.state_changed_at, i.id) < (p_after_change, p_after_id)
+              when p_ascending then i.id > p_after_id
+              else i.id < p_after_id
             end
           )
-        order by
-          case when p_by_change and p_ascending then r.since end,
-          case when p_by_change and not p_ascending then r.since end desc,
-          case when p_ascending then r.instance_id end,
-          case when not p_ascending then r.instance_id end desc
-        limit p_limit
-      ) r
-      union all
-      select i.id, i.state_changed_at
-      from unnest(v_unfolded) as u (id)
-      cross join lateral (select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = u.id limit 1) i
-      where exists (select from unnest(p_workflows, p_states) as w (workflow, state) where w.workflow = i.workflow and w.state = i.state)
-        and (p_statuses is null or i.status = any (p_statuses))
-        and (p_created_after is null or i.created_at > p_created_after)
-        and (p_created_before is null or i.created_at < p_created_before)
-        and (v_changed_until is null or i.state_changed_at <= v_changed_until)
-        and (
-          p_after_id is null
-          or case
-            when p_by_change and p_ascending then (i.state_changed_at, i.id) > (p_after_change, p_after_id)
-            when p_by_change then (i.state_changed_at, i.id) < (p_after_change, p_after_id)
-            when p_ascending then i.id > p_after_id
-            else i.id < p_after_id
-          end
-        )
+      ) c
+      where not exists (select from stop s where case when p_ascending then c.id > s.id else c.id < s.id end)
+      order by
+        case when p_by_change and p_ascending then c.since end,
+        case when p_by_change and not p_ascending then c.since end desc,
+        case when p_ascending then c.id end,
+        case when not p_ascending then c.id end desc
+      limit p_limit
     ) c
-    order by
-      case when p_by_change and p_ascending then c.since end,
-      case when p_by_change and not p_ascending then c.since end desc,
-      case when p_ascending then c.id end,
-      case when not p_ascending then c.id end desc
-    limit p_limit
-  );
+  )
+  select
+    coalesce(array_agg(p.id order by p.place), '{}'), coalesce(array_agg(i.version::bigint order by p.place), '{}'),
+    coalesce(array_agg(i.state_changed_at order by p.place), '{}'), case when count(*) < p_limit then (select s.id from stop s) end
+  into ids, versions, changes, rest
+  from page p
+  cross join lateral (select i.version, i.state_changed_at from pawl.instance i where i.tenant_id = p_tenant and i.id = p.id limit 1) i;
 exception
   when data_exception then
     perform pawl_private.refuse_malformed(sqlerrm);
@@ -13409,12 +13561,21 @@ $$;
 -- 55_insight/instances_where.sql
 
 -- instances_where reads a page of the ids of a tenant's instances whose contexts fulfil conditions, in the order of their
--- ids, as of the caller's snapshot. If one of the conditions leaves few instances, these are looked at; else those of the
--- workflow, one after the other.
--- p_conditions:       an array of {name, op, kind, value}; see pawl_private.condition_holds. The names are attributes
+-- ids, as of the caller's snapshot. It looks at p_probes instances at most, in the order of the list, and asks each of them.
+-- Which ones, the first of these that there are says:
+--
+--   1. conditions that leave few instances, and states that leave at most p_probes: those that all of these leave. Few are
+--      at most p_probes, or of the first three others p_few
+--   2. an attribute that has one value: the instances that have it
+--   3. states: the instances that are in them
+--   4. the workflow
+--
+-- What was folded says which instances these are, and those that have steps without a fold are added.
+--
+-- p_conditions:       an array of {name, op, kind, value}; see pawl_private.attribute_ranges. The names are attributes
 -- p_states, p_statuses: null for all
 -- p_after:            where the page begins, exclusive; null for the first one
--- p_few, p_probes:    how many instances of a condition are few, and how many are looked at if none leaves so few
+-- p_few:              how many instances of a condition are sorted at most
 -- p_patience:         after how long, or half of the session's statement_timeout, the page ends behind the instance that is
 --                     looked at then: contexts may be large
 -- p_most:             how many steps without a fold there may be, of all tenants; null to use nothing that was folded
@@ -13433,72 +13594,169 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_sort = off
 set jit = off
 as $$
 declare
   v_search jsonb := pawl_private.search_of(p_workflow);
   v_unfolded uuid[] := case when p_most is not null then pawl_private.unfolded(p_tenant, p_most) end;
-  v_condition jsonb;
+  v_range pawl_private.attribute_range;
+  v_equal pawl_private.attribute_range;
+  v_wide pawl_private.attribute_range[] := '{}';
   v_found uuid[];
-  v_fewest uuid[];
-  v_candidate record;
-  v_looked integer := 0;
+  v_few uuid[];
+  v_sources text[] := '{}';
+  v_candidates uuid[];
+  v_more boolean := false;
+  v_by_attribute boolean;
+  v_condition record;
+  v_paths text[] := '{}';
+  v_types text[] := '{}';
+  v_kinds text[] := '{}';
+  v_ops text[] := '{}';
+  v_values text[] := '{}';
+  v_instance record;
+  v_holds boolean;
   v_last uuid;
+  v_probes integer := greatest(p_probes, 1);
+  v_few_most bigint := greatest(p_few, 0);
   v_until timestamptz;
 begin
   v_until := statement_timestamp() + least(p_patience, nullif(current_setting('statement_timeout')::interval, interval '0') / 2);
   ids := '{}';
   versions := '{}';
-  for v_condition in select c.value from jsonb_array_elements(p_conditions) c where p_most is not null loop
-    v_found := array(select f.id from pawl_private.attribute_ids(p_tenant, p_workflow, v_condition, p_few + 1) f (id));
-    if cardinality(v_found) <= p_few and (v_fewest is null or cardinality(v_found) < cardinality(v_fewest)) then
-      v_fewest := v_found;
+  if p_most is not null then
+    for v_range in select r.* from pawl_private.attribute_ranges(p_conditions) r loop
+      v_found := array(select f.id from pawl_private.attribute_ids(p_tenant, p_workflow, v_range, v_probes::bigint + 1, null, null) f (id));
+      if cardinality(v_found) <= v_probes then
+        v_few := case when v_few is null then v_found else array(select unnest(v_few) intersect select unnest(v_found)) end;
+        v_sources := v_sources || v_range.name;
+        exit when cardinality(v_few) <= 500;
+      else
+        v_wide := v_wide || v_range;
+        if v_range.low = v_range.high then
+          v_equal := v_range;
+        end if;
+      end if;
+    end loop;
+    -- To read the ids of more instances costs less than to ask contexts, unless an index has them in order.
+    foreach v_range in array v_wide[1:3] loop
+      exit when cardinality(v_few) <= 500 or v_few is null and v_equal.name is not null and cardinality(v_wide) = 1;
+      v_found := array(select f.id from pawl_private.attribute_ids(p_tenant, p_workflow, v_range, v_few_most + 1, null, null) f (id));
+      if cardinality(v_found) <= v_few_most then
+        v_few := case when v_few is null then v_found else array(select unnest(v_few) intersect select unnest(v_found)) end;
+      end if;
+    end loop;
+    v_by_attribute := v_few is not null;
+    if p_states is not null and (v_few is null or cardinality(v_few) > 500) then
+      v_found := array(
+        select r.id
+        from unnest(p_states) as s (state)
+        cross join lateral (
+          select r.instance_id as id
+          from pawl.residence r
+          where r.tenant_id = p_tenant and r.workflow = p_workflow and r.state = s.state
+          limit v_probes::bigint + 1
+        ) r
+        limit v_probes::bigint + 1);
+      if cardinality(v_found) <= v_probes then
+        v_few := case when v_few is null then v_found else array(select unnest(v_few) intersect select unnest(v_found)) end;
+      end if;
     end if;
-  end loop;
-  incomplete := v_fewest is not null and not exists (
+    if v_few is not null then
+      v_candidates := array(
+        select f.id
+        from unnest(v_few) f (id)
+        where p_after is null or case when p_ascending then f.id > p_after else f.id < p_after end
+        order by case when p_ascending then f.id end, case when not p_ascending then f.id end desc
+        limit v_probes);
+      v_more := cardinality(v_candidates) >= v_probes;
+    elsif v_equal.name is not null then
+      v_by_attribute := true;
+      v_candidates := array(select f.id from pawl_private.attribute_ids(p_tenant, p_workflow, v_equal, v_probes, p_ascending, p_after) f (id));
+      v_more := cardinality(v_candidates) >= v_probes;
+    end if;
+    if v_candidates is null and p_states is not null then
+      v_candidates := array(
+        select r.id
+        from unnest(p_states) as s (state)
+        cross join lateral (
+          select r.instance_id as id
+          from pawl.residence r
+          where r.tenant_id = p_tenant and r.workflow = p_workflow and r.state = s.state
+            and (p_after is null or case when p_ascending then r.instance_id > p_after else r.instance_id < p_after end)
+          order by case when p_ascending then r.instance_id end, case when not p_ascending then r.instance_id end desc
+          limit v_probes
+        ) r
+        order by case when p_ascending then r.id end, case when not p_ascending then r.id end desc
+        limit v_probes);
+      v_more := cardinality(v_candidates) >= v_probes;
+    end if;
+  end if;
+  if v_candidates is null then
+    v_candidates := array(
+      select i.id
+      from unnest(coalesce(p_statuses, array['active', 'completed', 'failed', 'cancelled', 'expired'])) s (status)
+      cross join lateral (
+        select i.id
+        from pawl.instance i
+        where i.tenant_id = p_tenant and i.workflow = p_workflow and i.status = s.status and i.workflow <> ''
+          and (p_after is null or case when p_ascending then i.id > p_after else i.id < p_after end)
+        order by case when p_ascending then i.id end, case when not p_ascending then i.id end desc
+        limit v_probes
+      ) i
+      order by case when p_ascending then i.id end, case when not p_ascending then i.id end desc
+      limit v_probes);
+    v_more := cardinality(v_candidates) >= v_probes;
+    v_unfolded := null;
+  end if;
+  incomplete := coalesce(v_by_attribute, false) and not exists (
     select from pawl_private.search_index i where i.workflow = p_workflow and i.complete and i.search = v_search);
-  for v_candidate in
-    select i.id, i.state, i.status, i.version, i.context
+  if v_more then
+    rest := v_candidates[cardinality(v_candidates)];
+  end if;
+
+  -- Those that nearly all candidates fulfil come last.
+  for v_condition in
+    select c.value as condition, v_search -> (c.value ->> 'name') as attribute
+    from jsonb_array_elements(p_conditions) c
+    order by c.value ->> 'name' = any (v_sources)
+  loop
+    v_paths := v_paths || array(
+      select e.name from jsonb_array_elements_text(v_condition.attribute -> 'path') with ordinality as e (name, place) order by e.place)::text;
+    v_types := v_types || (v_condition.attribute ->> 'type');
+    v_kinds := v_kinds || (v_condition.condition ->> 'kind');
+    v_ops := v_ops || (v_condition.condition ->> 'op');
+    v_values := v_values || (v_condition.condition ->> 'value');
+  end loop;
+  for v_instance in
+    select i.id, i.version, i.context
     from (
       select c.id
-      from (
-        select f.id from unnest(v_fewest) f (id)
-        union
-        select u.id from unnest(v_unfolded) u (id) where v_fewest is not null
-        union all
-        select w.id
-        from unnest(coalesce(p_statuses, array['active', 'completed', 'failed', 'cancelled', 'expired'])) s (status)
-        cross join lateral (
-          select i.id
-          from pawl.instance i
-          where v_fewest is null and i.tenant_id = p_tenant and i.workflow = p_workflow and i.status = s.status and i.workflow <> ''
-            and (p_after is null or case when p_ascending then i.id > p_after else i.id < p_after end)
-          order by case when p_ascending then i.id end, case when not p_ascending then i.id end desc
-          limit p_probes
-        ) w
-      ) c
-      where p_after is null or case when p_ascending then c.id > p_after else c.id < p_after end
+      from (select c.id from unnest(v_candidates) c (id) union select u.id from unnest(v_unfolded) u (id)) c
+      where (p_after is null or case when p_ascending then c.id > p_after else c.id < p_after end)
+        and (rest is null or case when p_ascending then c.id <= rest else c.id >= rest end)
       order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
     ) c
     cross join lateral (
       select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = c.id limit 1
     ) i
-    where i.workflow = p_workflow
+    where i.workflow = p_workflow and (p_states is null or i.state = any (p_states)) and (p_statuses is null or i.status = any (p_statuses))
     order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
   loop
-    if v_looked = p_probes and v_fewest is null or v_looked > 0 and clock_timestamp() > v_until then
+    if v_last is not null and clock_timestamp() > v_until then
       rest := v_last;
       return;
     end if;
-    v_looked := v_looked + 1;
-    v_last := v_candidate.id;
-    rest := case when v_fewest is null and v_looked = p_probes then v_candidate.id end;
-    if (p_states is null or v_candidate.state = any (p_states)) and (p_statuses is null or v_candidate.status = any (p_statuses))
-      and not exists (
-        select from jsonb_array_elements(p_conditions) c where not pawl_private.condition_holds(v_candidate.context, v_search, c.value)
-      ) then
-      ids := ids || v_candidate.id;
-      versions := versions || v_candidate.version::bigint;
+    v_last := v_instance.id;
+    v_holds := true;
+    for c in 1 .. cardinality(v_paths) loop
+      v_holds := pawl_private.value_fulfils(v_instance.context #> v_paths[c]::text[], v_types[c], v_kinds[c], v_ops[c], v_values[c]);
+      exit when not v_holds;
+    end loop;
+    if v_holds then
+      ids := ids || v_instance.id;
+      versions := versions || v_instance.version::bigint;
       if cardinality(ids) = p_limit then
         rest := null;
         return;

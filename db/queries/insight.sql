@@ -27,29 +27,32 @@ from (select pawl.insight_as_of() as as_of) a
 left join counted c on true
 order by 2, 3, 4;
 
--- SumDwells reads how long visits lasted, by state. Quantiles are buckets; see pawl_private.dwell_bucket.
+-- SumDwells reads how long visits lasted, by state. Quantiles are buckets; see pawl_private.dwell_bucket. visits_before and
+-- milliseconds_before are those of the days from before_day.
 -- by: 'version' or 'day' for the visits of each
 -- name: SumDwells :many
 with visit as (
   select
     case when @by::text = 'version' then d.workflow_version else 0 end as version,
-    case when @by::text = 'day' then d.day else date '1970-01-01' end as day, d.state, d.bucket, sum(d.visits) as visits,
-    sum(d.milliseconds) as milliseconds
+    case when @by::text = 'day' then d.day else date '1970-01-01' end as day, d.state, d.bucket, sum(d.visits)::bigint as visits,
+    sum(d.milliseconds)::bigint as milliseconds, (sum(d.visits) filter (where d.day >= @before_day::date))::bigint as visits_before,
+    (sum(d.milliseconds) filter (where d.day >= @before_day))::bigint as milliseconds_before
   from pawl.dwell_count d
   where d.tenant_id = @tenant::text and d.workflow = @workflow::text and d.day >= @from_day::date and d.day <= @to_day::date
   group by 1, 2, 3, 4
 ),
 ranked as (
   select
-    v.*, sum(v.visits) over (partition by v.version, v.day, v.state order by v.bucket) as up_to,
-    sum(v.visits) over (partition by v.version, v.day, v.state) as total
+    v.*, (sum(v.visits) over (partition by v.version, v.day, v.state order by v.bucket))::bigint as up_to,
+    (sum(v.visits) over (partition by v.version, v.day, v.state))::bigint as total
   from visit v
 )
 select
   r.version::integer as version, r.day::date as day, r.state::text as state, sum(r.visits)::bigint as visits,
-  sum(r.milliseconds)::bigint as milliseconds, (min(r.bucket) filter (where r.up_to >= 0.5 * r.total))::integer as p50,
-  (min(r.bucket) filter (where r.up_to >= 0.9 * r.total))::integer as p90,
-  (min(r.bucket) filter (where r.up_to >= 0.99 * r.total))::integer as p99
+  sum(r.milliseconds)::bigint as milliseconds, coalesce(sum(r.visits_before), 0)::bigint as visits_before,
+  coalesce(sum(r.milliseconds_before), 0)::bigint as milliseconds_before, (min(r.bucket) filter (where 2 * r.up_to >= r.total))::integer as p50,
+  (min(r.bucket) filter (where 10 * r.up_to >= 9 * r.total))::integer as p90,
+  (min(r.bucket) filter (where 100 * r.up_to >= 99 * r.total))::integer as p99
 from ranked r
 group by r.version, r.day, r.state
 order by r.day, r.version, r.state
@@ -69,27 +72,14 @@ group by 1, 2, 3, 4, 5
 order by 2, 1, 3, 4, 5
 limit @row_limit::integer;
 
--- SumDwellsLately reads how long visits lasted that ended in the last 24 hours, and in the last four weeks.
+-- SumDwellHours reads how long visits lasted that ended in the last 24 hours.
 -- from_hour, to_hour: as pawl.dwell_hour counts them
--- name: SumDwellsLately :many
-with lately as (
-  select h.state, sum(h.visits) as visits, sum(h.milliseconds) as milliseconds
-  from pawl.dwell_hour h
-  where h.tenant_id = @tenant::text and h.workflow = @workflow::text and h.hour >= @from_hour::bigint and h.hour <= @to_hour::bigint
-  group by h.state
-),
-before as (
-  select d.state, sum(d.visits) as visits, sum(d.milliseconds) as milliseconds
-  from pawl.dwell_count d
-  where d.tenant_id = @tenant::text and d.workflow = @workflow::text and d.day >= @from_day::date and d.day <= @to_day::date
-  group by d.state
-)
-select
-  l.state::text as state, l.visits::bigint as visits, l.milliseconds::bigint as milliseconds, coalesce(b.visits, 0)::bigint as visits_before,
-  coalesce(b.milliseconds, 0)::bigint as milliseconds_before
-from lately l
-left join before b on b.state = l.state
-order by l.state;
+-- name: SumDwellHours :many
+select h.state::text as state, sum(h.visits)::bigint as visits, sum(h.milliseconds)::bigint as milliseconds
+from pawl.dwell_hour h
+where h.tenant_id = @tenant::text and h.workflow = @workflow::text and h.hour >= @from_hour::bigint and h.hour <= @to_hour::bigint
+group by h.state
+order by h.state;
 
 -- CountTasksByTopic counts the tasks of a workflow among the tenant's newest row_limit that were made between two ids.
 -- looked_at is how many of the tenant's were looked at. There is one row at least: its topic and connection are empty if

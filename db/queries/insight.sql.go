@@ -519,27 +519,77 @@ func (q *Queries) SumCommands(ctx context.Context, arg SumCommandsParams) ([]Sum
 	return items, nil
 }
 
+const sumDwellHours = `-- name: SumDwellHours :many
+select h.state::text as state, sum(h.visits)::bigint as visits, sum(h.milliseconds)::bigint as milliseconds
+from pawl.dwell_hour h
+where h.tenant_id = $1::text and h.workflow = $2::text and h.hour >= $3::bigint and h.hour <= $4::bigint
+group by h.state
+order by h.state
+`
+
+type SumDwellHoursParams struct {
+	Tenant   string
+	Workflow string
+	FromHour int64
+	ToHour   int64
+}
+
+type SumDwellHoursRow struct {
+	State        string
+	Visits       int64
+	Milliseconds int64
+}
+
+// SumDwellHours reads how long visits lasted that ended in the last 24 hours.
+// from_hour, to_hour: as pawl.dwell_hour counts them
+func (q *Queries) SumDwellHours(ctx context.Context, arg SumDwellHoursParams) ([]SumDwellHoursRow, error) {
+	rows, err := q.db.Query(ctx, sumDwellHours,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromHour,
+		arg.ToHour,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SumDwellHoursRow
+	for rows.Next() {
+		var i SumDwellHoursRow
+		if err := rows.Scan(&i.State, &i.Visits, &i.Milliseconds); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const sumDwells = `-- name: SumDwells :many
 with visit as (
   select
     case when $2::text = 'version' then d.workflow_version else 0 end as version,
-    case when $2::text = 'day' then d.day else date '1970-01-01' end as day, d.state, d.bucket, sum(d.visits) as visits,
-    sum(d.milliseconds) as milliseconds
+    case when $2::text = 'day' then d.day else date '1970-01-01' end as day, d.state, d.bucket, sum(d.visits)::bigint as visits,
+    sum(d.milliseconds)::bigint as milliseconds, (sum(d.visits) filter (where d.day >= $3::date))::bigint as visits_before,
+    (sum(d.milliseconds) filter (where d.day >= $3))::bigint as milliseconds_before
   from pawl.dwell_count d
-  where d.tenant_id = $3::text and d.workflow = $4::text and d.day >= $5::date and d.day <= $6::date
+  where d.tenant_id = $4::text and d.workflow = $5::text and d.day >= $6::date and d.day <= $7::date
   group by 1, 2, 3, 4
 ),
 ranked as (
   select
-    v.version, v.day, v.state, v.bucket, v.visits, v.milliseconds, sum(v.visits) over (partition by v.version, v.day, v.state order by v.bucket) as up_to,
-    sum(v.visits) over (partition by v.version, v.day, v.state) as total
+    v.version, v.day, v.state, v.bucket, v.visits, v.milliseconds, v.visits_before, v.milliseconds_before, (sum(v.visits) over (partition by v.version, v.day, v.state order by v.bucket))::bigint as up_to,
+    (sum(v.visits) over (partition by v.version, v.day, v.state))::bigint as total
   from visit v
 )
 select
   r.version::integer as version, r.day::date as day, r.state::text as state, sum(r.visits)::bigint as visits,
-  sum(r.milliseconds)::bigint as milliseconds, (min(r.bucket) filter (where r.up_to >= 0.5 * r.total))::integer as p50,
-  (min(r.bucket) filter (where r.up_to >= 0.9 * r.total))::integer as p90,
-  (min(r.bucket) filter (where r.up_to >= 0.99 * r.total))::integer as p99
+  sum(r.milliseconds)::bigint as milliseconds, coalesce(sum(r.visits_before), 0)::bigint as visits_before,
+  coalesce(sum(r.milliseconds_before), 0)::bigint as milliseconds_before, (min(r.bucket) filter (where 2 * r.up_to >= r.total))::integer as p50,
+  (min(r.bucket) filter (where 10 * r.up_to >= 9 * r.total))::integer as p90,
+  (min(r.bucket) filter (where 100 * r.up_to >= 99 * r.total))::integer as p99
 from ranked r
 group by r.version, r.day, r.state
 order by r.day, r.version, r.state
@@ -547,31 +597,36 @@ limit $1::integer
 `
 
 type SumDwellsParams struct {
-	RowLimit int32
-	By       string
-	Tenant   string
-	Workflow string
-	FromDay  pgtype.Date
-	ToDay    pgtype.Date
+	RowLimit  int32
+	By        string
+	BeforeDay pgtype.Date
+	Tenant    string
+	Workflow  string
+	FromDay   pgtype.Date
+	ToDay     pgtype.Date
 }
 
 type SumDwellsRow struct {
-	Version      int32
-	Day          pgtype.Date
-	State        string
-	Visits       int64
-	Milliseconds int64
-	P50          int32
-	P90          int32
-	P99          int32
+	Version            int32
+	Day                pgtype.Date
+	State              string
+	Visits             int64
+	Milliseconds       int64
+	VisitsBefore       int64
+	MillisecondsBefore int64
+	P50                int32
+	P90                int32
+	P99                int32
 }
 
-// SumDwells reads how long visits lasted, by state. Quantiles are buckets; see pawl_private.dwell_bucket.
+// SumDwells reads how long visits lasted, by state. Quantiles are buckets; see pawl_private.dwell_bucket. visits_before and
+// milliseconds_before are those of the days from before_day.
 // by: 'version' or 'day' for the visits of each
 func (q *Queries) SumDwells(ctx context.Context, arg SumDwellsParams) ([]SumDwellsRow, error) {
 	rows, err := q.db.Query(ctx, sumDwells,
 		arg.RowLimit,
 		arg.By,
+		arg.BeforeDay,
 		arg.Tenant,
 		arg.Workflow,
 		arg.FromDay,
@@ -590,82 +645,11 @@ func (q *Queries) SumDwells(ctx context.Context, arg SumDwellsParams) ([]SumDwel
 			&i.State,
 			&i.Visits,
 			&i.Milliseconds,
+			&i.VisitsBefore,
+			&i.MillisecondsBefore,
 			&i.P50,
 			&i.P90,
 			&i.P99,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const sumDwellsLately = `-- name: SumDwellsLately :many
-with lately as (
-  select h.state, sum(h.visits) as visits, sum(h.milliseconds) as milliseconds
-  from pawl.dwell_hour h
-  where h.tenant_id = $1::text and h.workflow = $2::text and h.hour >= $3::bigint and h.hour <= $4::bigint
-  group by h.state
-),
-before as (
-  select d.state, sum(d.visits) as visits, sum(d.milliseconds) as milliseconds
-  from pawl.dwell_count d
-  where d.tenant_id = $1::text and d.workflow = $2::text and d.day >= $5::date and d.day <= $6::date
-  group by d.state
-)
-select
-  l.state::text as state, l.visits::bigint as visits, l.milliseconds::bigint as milliseconds, coalesce(b.visits, 0)::bigint as visits_before,
-  coalesce(b.milliseconds, 0)::bigint as milliseconds_before
-from lately l
-left join before b on b.state = l.state
-order by l.state
-`
-
-type SumDwellsLatelyParams struct {
-	Tenant   string
-	Workflow string
-	FromHour int64
-	ToHour   int64
-	FromDay  pgtype.Date
-	ToDay    pgtype.Date
-}
-
-type SumDwellsLatelyRow struct {
-	State              string
-	Visits             int64
-	Milliseconds       int64
-	VisitsBefore       int64
-	MillisecondsBefore int64
-}
-
-// SumDwellsLately reads how long visits lasted that ended in the last 24 hours, and in the last four weeks.
-// from_hour, to_hour: as pawl.dwell_hour counts them
-func (q *Queries) SumDwellsLately(ctx context.Context, arg SumDwellsLatelyParams) ([]SumDwellsLatelyRow, error) {
-	rows, err := q.db.Query(ctx, sumDwellsLately,
-		arg.Tenant,
-		arg.Workflow,
-		arg.FromHour,
-		arg.ToHour,
-		arg.FromDay,
-		arg.ToDay,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []SumDwellsLatelyRow
-	for rows.Next() {
-		var i SumDwellsLatelyRow
-		if err := rows.Scan(
-			&i.State,
-			&i.Visits,
-			&i.Milliseconds,
-			&i.VisitsBefore,
-			&i.MillisecondsBefore,
 		); err != nil {
 			return nil, err
 		}

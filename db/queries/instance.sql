@@ -96,28 +96,19 @@ join pawl.workflow_state s
 left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
 order by array_position(c.ids, i.id);
 
--- ListPlace says when a list is read, and whether ListInstancesInStates can read it.
+-- ListPlace says when a list is read, and whether InstancesInStates can read it.
 -- name: ListPlace :one
 select p.as_of::timestamptz as as_of, p.near::boolean as near from pawl.list_place(@most::bigint) p;
 
--- ListInstancesInStates is ListInstances for a list by states: see pawl.instances_in_states. The instances are checked
--- against the filter once more.
--- name: ListInstancesInStates :many
-select i.*, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
-from (
-  select pawl.instances_in_states(
-    @tenant_id, @workflows::text[], @states::text[], @statuses::text[], sqlc.narg('created_after')::timestamptz,
-    sqlc.narg('created_before')::timestamptz, sqlc.narg('stuck_for')::interval, @by_change::boolean, @ascending::boolean,
-    sqlc.narg('after_change')::timestamptz, sqlc.narg('after_id')::uuid, @row_limit::integer, @most::integer
-  ) as ids
-  offset 0 -- The function is called once.
-) c
-cross join lateral pawl.instances_page(@tenant_id, c.ids, @bytes::bigint) i
-join pawl.workflow_state s
-  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
-where i.state = any (@states) and i.workflow = any (@workflows) and i.status = any (@statuses)
-order by array_position(c.ids, i.id);
+-- InstancesInStates says which instances are in some states; see pawl.instances_in_states.
+-- name: InstancesInStates :one
+select f.ids::uuid[] as ids, f.versions::bigint[] as versions, f.changes::timestamptz[] as changes, f.rest
+from pawl.instances_in_states(
+  @tenant_id, @workflows::text[], @states::text[], @statuses::text[], sqlc.narg('created_after')::timestamptz,
+  sqlc.narg('created_before')::timestamptz, sqlc.narg('stuck_for')::interval, @by_change::boolean, @ascending::boolean,
+  sqlc.narg('after_change')::timestamptz, sqlc.narg('after_id')::uuid, @row_limit::integer, @most::integer, @few::integer,
+  @probes::integer
+) f;
 
 -- SearchOf reads what the instances of a workflow are found by: what its latest version says.
 -- name: SearchOf :one

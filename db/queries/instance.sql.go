@@ -389,6 +389,70 @@ func (q *Queries) GuardHolds(ctx context.Context, arg GuardHoldsParams) ([]Guard
 	return items, nil
 }
 
+const instancesInStates = `-- name: InstancesInStates :one
+select f.ids::uuid[] as ids, f.versions::bigint[] as versions, f.changes::timestamptz[] as changes, f.rest
+from pawl.instances_in_states(
+  $1, $2::text[], $3::text[], $4::text[], $5::timestamptz,
+  $6::timestamptz, $7::interval, $8::boolean, $9::boolean,
+  $10::timestamptz, $11::uuid, $12::integer, $13::integer, $14::integer,
+  $15::integer
+) f
+`
+
+type InstancesInStatesParams struct {
+	TenantID      string
+	Workflows     []string
+	States        []string
+	Statuses      []string
+	CreatedAfter  *time.Time
+	CreatedBefore *time.Time
+	StuckFor      pgtype.Interval
+	ByChange      bool
+	Ascending     bool
+	AfterChange   *time.Time
+	AfterID       *uuid.UUID
+	RowLimit      int32
+	Most          int32
+	Few           int32
+	Probes        int32
+}
+
+type InstancesInStatesRow struct {
+	Ids      []uuid.UUID
+	Versions []int64
+	Changes  []time.Time
+	Rest     *uuid.UUID
+}
+
+// InstancesInStates says which instances are in some states; see pawl.instances_in_states.
+func (q *Queries) InstancesInStates(ctx context.Context, arg InstancesInStatesParams) (InstancesInStatesRow, error) {
+	row := q.db.QueryRow(ctx, instancesInStates,
+		arg.TenantID,
+		arg.Workflows,
+		arg.States,
+		arg.Statuses,
+		arg.CreatedAfter,
+		arg.CreatedBefore,
+		arg.StuckFor,
+		arg.ByChange,
+		arg.Ascending,
+		arg.AfterChange,
+		arg.AfterID,
+		arg.RowLimit,
+		arg.Most,
+		arg.Few,
+		arg.Probes,
+	)
+	var i InstancesInStatesRow
+	err := row.Scan(
+		&i.Ids,
+		&i.Versions,
+		&i.Changes,
+		&i.Rest,
+	)
+	return i, err
+}
+
 const instancesPage = `-- name: InstancesPage :many
 select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, i.memory, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from pawl.instances_page($1, $2::uuid[], $3::bigint) i
@@ -780,126 +844,6 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 	return items, nil
 }
 
-const listInstancesInStates = `-- name: ListInstancesInStates :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, i.memory, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
-from (
-  select pawl.instances_in_states(
-    $1, $2::text[], $3::text[], $4::text[], $5::timestamptz,
-    $6::timestamptz, $7::interval, $8::boolean, $9::boolean,
-    $10::timestamptz, $11::uuid, $12::integer, $13::integer
-  ) as ids
-  offset 0 -- The function is called once.
-) c
-cross join lateral pawl.instances_page($1, c.ids, $14::bigint) i
-join pawl.workflow_state s
-  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
-where i.state = any ($3) and i.workflow = any ($2) and i.status = any ($4)
-order by array_position(c.ids, i.id)
-`
-
-type ListInstancesInStatesParams struct {
-	TenantID      string
-	Workflows     []string
-	States        []string
-	Statuses      []string
-	CreatedAfter  *time.Time
-	CreatedBefore *time.Time
-	StuckFor      pgtype.Interval
-	ByChange      bool
-	Ascending     bool
-	AfterChange   *time.Time
-	AfterID       *uuid.UUID
-	RowLimit      int32
-	Most          int32
-	Bytes         int64
-}
-
-type ListInstancesInStatesRow struct {
-	TenantID            string
-	ID                  uuid.UUID
-	Workflow            string
-	WorkflowVersion     int32
-	State               string
-	Status              string
-	Version             int64
-	Context             json.RawMessage
-	BusinessKey         *string
-	BusinessKeyReusable bool
-	CorrelationID       *string
-	ParentID            *uuid.UUID
-	CreatedAt           time.Time
-	StateChangedAt      time.Time
-	ExpiresAt           *time.Time
-	Error               json.RawMessage
-	StateHash           *int64
-	Memory              json.RawMessage
-	Actions             []string
-	TimeoutEvent        *string
-	TimeoutDueAt        *time.Time
-	TimeoutError        *string
-}
-
-// ListInstancesInStates is ListInstances for a list by states: see pawl.instances_in_states. The instances are checked
-// against the filter once more.
-func (q *Queries) ListInstancesInStates(ctx context.Context, arg ListInstancesInStatesParams) ([]ListInstancesInStatesRow, error) {
-	rows, err := q.db.Query(ctx, listInstancesInStates,
-		arg.TenantID,
-		arg.Workflows,
-		arg.States,
-		arg.Statuses,
-		arg.CreatedAfter,
-		arg.CreatedBefore,
-		arg.StuckFor,
-		arg.ByChange,
-		arg.Ascending,
-		arg.AfterChange,
-		arg.AfterID,
-		arg.RowLimit,
-		arg.Most,
-		arg.Bytes,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []ListInstancesInStatesRow
-	for rows.Next() {
-		var i ListInstancesInStatesRow
-		if err := rows.Scan(
-			&i.TenantID,
-			&i.ID,
-			&i.Workflow,
-			&i.WorkflowVersion,
-			&i.State,
-			&i.Status,
-			&i.Version,
-			&i.Context,
-			&i.BusinessKey,
-			&i.BusinessKeyReusable,
-			&i.CorrelationID,
-			&i.ParentID,
-			&i.CreatedAt,
-			&i.StateChangedAt,
-			&i.ExpiresAt,
-			&i.Error,
-			&i.StateHash,
-			&i.Memory,
-			&i.Actions,
-			&i.TimeoutEvent,
-			&i.TimeoutDueAt,
-			&i.TimeoutError,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const listPlace = `-- name: ListPlace :one
 select p.as_of::timestamptz as as_of, p.near::boolean as near from pawl.list_place($1::bigint) p
 `
@@ -909,7 +853,7 @@ type ListPlaceRow struct {
 	Near bool
 }
 
-// ListPlace says when a list is read, and whether ListInstancesInStates can read it.
+// ListPlace says when a list is read, and whether InstancesInStates can read it.
 func (q *Queries) ListPlace(ctx context.Context, most int64) (ListPlaceRow, error) {
 	row := q.db.QueryRow(ctx, listPlace, most)
 	var i ListPlaceRow

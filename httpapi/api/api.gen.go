@@ -4165,7 +4165,9 @@ type ListInstancesParams struct {
 	// CreatedBefore Only instances created before this time, exclusive.
 	CreatedBefore *FilterCreatedBefore `form:"created_before,omitempty" json:"created_before,omitempty"`
 
-	// StuckFor Only active instances that have been in their present state for at least this duration.
+	// StuckFor Only active instances that have been in their present state for at least this duration. With `state` and an order of
+	// `created_at`, a page may have fewer instances than `limit`, or none, although the list goes on: it looks at 20,000
+	// instances of each state at most.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
 
 	// Timer With `failing`, only instances whose timer fails: a deadline came, and its step could not be made. Their
@@ -4401,7 +4403,9 @@ type ListWorkflowInstancesParams struct {
 	// CreatedBefore Only instances created before this time, exclusive.
 	CreatedBefore *FilterCreatedBefore `form:"created_before,omitempty" json:"created_before,omitempty"`
 
-	// StuckFor Only active instances that have been in their present state for at least this duration.
+	// StuckFor Only active instances that have been in their present state for at least this duration. With `state` and an order of
+	// `created_at`, a page may have fewer instances than `limit`, or none, although the list goes on: it looks at 20,000
+	// instances of each state at most.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
 
 	// Timer With `failing`, only instances whose timer fails: a deadline came, and its step could not be made. Their

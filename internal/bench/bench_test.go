@@ -53,6 +53,11 @@ type figures struct {
 			Max   int64 `json:"second_half_max"`
 		}
 	}
+	Found []struct {
+		Name        string
+		Calls, Rows int
+		P99         float64 `json:"p99_ms"`
+	}
 	References []struct {
 		Name        string
 		Connections int
@@ -68,7 +73,7 @@ func TestRun(t *testing.T) {
 	dsn := dbtest.Empty(t)
 	var output, written bytes.Buffer
 	err := bench.Run(t.Context(), bench.Config{
-		Instances: 200, Duration: 100 * time.Millisecond, Connections: []int{1, 4}, Workflows: 3,
+		Instances: 200, Duration: 100 * time.Millisecond, Connections: []int{1, 4}, Workflows: 3, Find: 2000,
 		DatabaseURL: dsn, Program: program, Version: "v1.2.3", Output: &output, Figures: &written, Logger: slog.New(slog.DiscardHandler),
 	})
 	out := output.String()
@@ -93,7 +98,7 @@ func TestRun(t *testing.T) {
 		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "one-tenant@64", "tenants@64",
 		"open@64", "tokens@64", "unchecked@64", "checked@64", "paths@64", "values@64", "mixed@64",
 		"before-purge@64", "purge@64", "unrelayed@4", "relayed@4", "paced@50", "held@4", "untold@4",
-		"work@64", "calls@256", "invoke@20", "plain@64", "untasked@64", "unfolded@64", "folded@64",
+		"work@64", "calls@256", "invoke@20", "plain@64", "untasked@64", "unfolded@64", "folded@64", "spanless@64", "spans@64",
 		"alone@4", "slow-guards@4", "alone@4", "slow-timers@4", "alone@4", "schemas@4", "alone@4", "stalled-readers@4",
 		"alone@4", "batches@4", "alone@4", "lists@4", "alone@4", "streams@4", "alone@4", "webhooks@4", "alone@4", "timers@4",
 		"alone@4", "registrations@4", "before-overload@64", "overload@640", "after-overload@64",
@@ -101,6 +106,25 @@ func TestRun(t *testing.T) {
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("measured are %v, want %v", names, want)
+	}
+	rows := map[string]int{}
+	for _, f := range figures.Found {
+		rows[f.Name] = f.Rows
+		if f.Calls == 0 || f.P99 <= 0 {
+			t.Errorf("%+v", f)
+		}
+	}
+	// Of 2,000 instances, 840 are the first tenant's of the first workflow.
+	for name, want := range map[string]int{
+		"list: a common state": 100, "list: an empty state": 0, "list: where an attribute is unique": 1, "list: where both never hold": 0,
+		"list: in a state for 2 days, longest first": 0, "findings: of no such kind": 0, "findings: of a common kind": 100, "findings: counts of all tenants": 5,
+	} {
+		if got, measured := rows[name]; !measured || got < want || want <= 1 && got > want {
+			t.Errorf("%s: %d rows, want %d of %v", name, got, want, rows)
+		}
+	}
+	if rows["stats: 28 days"] == 0 || rows["forecast: in PACKED"] == 0 || rows["look: 1000 of each kind, findings"] < 100 || rows["reindex: 1000 instances"] == 0 {
+		t.Errorf("the rows are %v", rows)
 	}
 	names = nil
 	for _, r := range figures.References {

@@ -41,6 +41,9 @@ type Config struct {
 	// all other measurements, and measures transitions again. It takes about four minutes and
 	// 8 GB of disk.
 	Grown bool
+	// Find is how many open instances to make for the measurement "find", with ten steps each: 0 to 10,000,000. Default
+	// 100,000. A million takes about fifteen minutes and 10 GB of disk.
+	Find int
 	// DatabaseURL is an empty database to use, as its owner. It is left empty. Default: a private
 	// PostgreSQL server is started for the run.
 	DatabaseURL string
@@ -67,6 +70,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("duration must be from %s to %s", minDuration, maxDuration)
 	case c.Workflows < 0 || c.Workflows > maxWorkflows:
 		return fmt.Errorf("workflows must be from 0 to %d", maxWorkflows)
+	case c.Find < 0 || c.Find > maxInstances:
+		return fmt.Errorf("find must be from 0 to %d", maxInstances)
 	case len(c.Connections) == 0 || len(c.Connections) > maxConnectionsSet:
 		return fmt.Errorf("connections must have from 1 to %d numbers", maxConnectionsSet)
 	}
@@ -90,6 +95,9 @@ func (c Config) Validate() error {
 }
 
 func (c Config) withDefaults() (Config, error) {
+	if c.Find == 0 {
+		c.Find = 100_000
+	}
 	if c.Output == nil {
 		c.Output = io.Discard
 	}

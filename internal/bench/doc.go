@@ -38,7 +38,7 @@
 //
 // # Imports
 //
-// It may import db and the packages whose work it measures in this process: fsm and outbox, for a
-// relay to a sink that keeps nothing. It must not import httpapi, which it reaches over HTTP, nor
+// It may import db and the packages whose work it measures in this process: outbox, for a relay to a
+// sink that keeps nothing, and fsm and insight, for reads of many instances. It must not import httpapi, which it reaches over HTTP, nor
 // the command line.
 package bench

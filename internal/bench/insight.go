@@ -44,12 +44,17 @@ func (b *benchmark) resumeFolding(ctx context.Context) error {
 }
 
 func (b *benchmark) awaitFolding(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, drainWithin, errors.New("the log is not folded in time"))
+	return b.awaitFoldingWithin(ctx, drainWithin)
+}
+
+func (b *benchmark) awaitFoldingWithin(ctx context.Context, most time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, most, errors.New("the log is not folded in time"))
 	defer cancel()
 	for {
 		var folded bool
 		err := b.conn.QueryRow(ctx, `
 			select coalesce(bool_and(c.position = h.position and c.leader <> 'bench'), false)
+				and not exists (select from pawl.log_head h, pawl_private.steps_between(h.snapshot, pg_current_snapshot(), h.first_seq))
 			from pawl.consumer c, pawl.log_head h where c.name = 'insight'`).Scan(&folded)
 		if err != nil {
 			return errors.Join(err, context.Cause(ctx))

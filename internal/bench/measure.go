@@ -35,7 +35,7 @@ const (
 // part is a part of a run that Config.Only can name.
 type part struct {
 	name    string
-	measure func(*benchmark, context.Context) error // Nil if another part measures this one too.
+	measure func(*benchmark, context.Context) error // Nil if it is measured elsewhere.
 }
 
 // parts are the parts of a run in their order.
@@ -62,10 +62,12 @@ func parts() []part {
 		{"invoke", (*benchmark).measureInvoke},
 		{"untasked", (*benchmark).measureUntasked},
 		{"insight", (*benchmark).measureInsight},
+		{"spans", (*benchmark).measureSpans},
 		{"neighbours", (*benchmark).measureNeighbours},
 		{"bulk", (*benchmark).measureBulk},
 		{"fairness", (*benchmark).measureFairness},
 		{"overload", (*benchmark).measureOverload},
+		{"find", nil}, // Measured last, since it makes the tables large and stops the service.
 	}
 }
 
@@ -103,6 +105,11 @@ func (b *benchmark) measureAll(ctx context.Context) error {
 	}
 	if b.Grown {
 		faults = errors.Join(faults, b.measureGrown(ctx))
+	}
+	if b.wants("find") && ctx.Err() == nil {
+		if err := b.measureFind(ctx); err != nil {
+			faults = errors.Join(faults, fmt.Errorf("find: %w", err))
+		}
 	}
 	return faults
 }

@@ -27,6 +27,8 @@ type report struct {
 	LongPollP50 *float64 `json:"longpoll_p50_ms,omitempty"`
 	// Neighbours has the figures of one tenant's commands beside each burden that another one is.
 	Neighbours []neighbour `json:"neighbours,omitempty"`
+	// Found has the figures of reads of many instances, see measureFind.
+	Found []found `json:"found,omitempty"`
 	// Bulk is the number of instances per second that a bulk moves.
 	Bulk *float64 `json:"bulk_per_second,omitempty"`
 	// RequestP50 is the median delay from a step's own time, before its commit, to the request of its task, in milliseconds.
@@ -131,6 +133,7 @@ func comparisons() []comparison {
 		{"values@64", "paths@64", 0.7},
 		{"untasked@64", "plain@64", 0.98},
 		{"folded@64", "unfolded@64", 0.95},
+		{"spans@64", "spanless@64", 0},
 		{"workflows@1", "one-workflow@1", 0.95},
 		{"workflows@8", "one-workflow@8", 0.95},
 		{"workflows@64", "one-workflow@64", 0.95},
@@ -225,6 +228,9 @@ func (r *report) conclude() {
 			rss := float64(*n.PeakRSS)
 			r.Targets = append(r.Targets, headline{"peak RSS beside " + n.Name + " in MB", rss / 1e6, fmt.Sprintf("≤ %.0f", mostNeighbourRSS/1e6), rss <= mostNeighbourRSS})
 		}
+	}
+	for _, f := range r.Found {
+		r.Targets = append(r.Targets, headline{f.Name + ", p99 in ms", f.P99, fmt.Sprintf("≤ %.0f", f.Most), f.P99 <= f.Most})
 	}
 	if rate := r.Webhooks; rate != nil {
 		r.Targets = append(r.Targets, headline{"webhooks per second", *rate, fmt.Sprintf("≥ %d", leastWebhooks), *rate >= leastWebhooks})

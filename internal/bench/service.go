@@ -163,6 +163,6 @@ func serviceEnv(all []string) []string {
 		case "DATABASE_URL", "PAWL_DATABASE_URL", "PAWL_TOKENS", "PAWL_AUTH", "PAWL_OIDC_ISSUER", "PAWL_TENANT", "PAWL_RATE_LIMIT", "PAWL_API", "PAWL_WORKERS":
 			return true
 		}
-		return false
+		return strings.HasPrefix(name, "OTEL_") // Of spans and metrics that are pushed.
 	})
 }

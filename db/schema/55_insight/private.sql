@@ -500,38 +500,50 @@ begin
 end
 $$;
 
--- condition_holds says whether a value of a context fulfils a condition {name, op, kind, value}. op is =, <, <=, >, >= or
--- ^ for a text that begins so; kind is text, number, time or boolean.
-create function pawl_private.condition_holds(p_context jsonb, p_search jsonb, p_condition jsonb) returns boolean
+-- value_fulfils says whether a value of a context fulfils a condition. p_type is that of the attribute, or null. p_op is =, <,
+-- <=, >, >= or ^ for a text that begins so; p_kind is text, number, time or boolean, and p_wanted the value of that kind.
+-- It is called for each instance that a list looks at.
+create function pawl_private.value_fulfils(p_value jsonb, p_type text, p_kind text, p_op text, p_wanted text) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_attribute jsonb := p_search -> (p_condition ->> 'name');
-  v_path text[] := array(
-    select e.name from jsonb_array_elements_text(v_attribute -> 'path') with ordinality as e (name, place) order by e.place);
-  v_value record;
-  v_wanted text := p_condition ->> 'value';
+  v_type text := jsonb_typeof(p_value);
+  v_text text;
   v_order integer;
 begin
-  select * into v_value from pawl_private.attribute_of(p_context #> v_path, v_attribute ->> 'type');
-  case p_condition ->> 'kind'
+  if p_value is null or v_type not in ('string', 'number', 'boolean') or p_type <> p_kind then
+    return false;
+  end if;
+  v_text := p_value #>> '{}';
+  case p_kind
     when 'text' then
-      if p_condition ->> 'op' = '^' then
-        return coalesce(starts_with(v_value.whole_text, v_wanted), false);
+      if p_type is null and v_type <> 'string' then
+        return false;
+      elsif p_op = '^' then
+        return starts_with(v_text, p_wanted);
       end if;
-      v_order := case when v_value.whole_text collate "C" < v_wanted then -1 when v_value.whole_text collate "C" > v_wanted then 1
-        when v_value.whole_text = v_wanted then 0 end;
+      v_order := case when v_text = p_wanted then 0 when v_text collate "C" < p_wanted then -1 else 1 end;
     when 'number' then
-      v_order := sign(v_value.number_value - v_wanted::numeric);
+      if p_type is null and v_type <> 'number' then
+        return false;
+      end if;
+      -- That of a number needs no look at its digits.
+      v_order := sign(
+        case when v_type = 'number' and length(v_text) <= 100 then v_text::numeric else pawl_private.number_of(v_text) end - p_wanted::numeric);
     when 'time' then
-      v_order := case when v_value.time_value < v_wanted::timestamptz then -1 when v_value.time_value > v_wanted::timestamptz then 1
-        when v_value.time_value = v_wanted::timestamptz then 0 end;
+      if p_type is null and v_type <> 'string' then
+        return false;
+      end if;
+      v_order := sign(extract(epoch from pawl_private.rfc3339_time(v_text) - p_wanted::timestamptz));
     when 'boolean' then
-      v_order := v_value.boolean_value::integer - v_wanted::boolean::integer;
+      if p_type is null and v_type <> 'boolean' or v_text not in ('true', 'false') then
+        return false;
+      end if;
+      v_order := v_text::boolean::integer - p_wanted::boolean::integer;
   end case;
   return coalesce(
-    case p_condition ->> 'op'
+    case p_op
       when '=' then v_order = 0 when '<' then v_order < 0 when '<=' then v_order <= 0 when '>' then v_order > 0
       when '>=' then v_order >= 0
     end,
@@ -539,62 +551,117 @@ begin
 end
 $$;
 
--- attribute_ids reads the ids of instances that may fulfil a condition: all that do, and some more.
--- Returns: at most p_limit ids, in no order
-create function pawl_private.attribute_ids(p_tenant text, p_workflow text, p_condition jsonb, p_limit integer) returns setof uuid
+-- An attribute_range has the values of an attribute that fulfil conditions, and some more: no less than low and no more
+-- than high, where they are not null, and of a text that it begins with prefix.
+create type pawl_private.attribute_range as (
+  name text,
+  kind text,
+  low text,
+  high text,
+  prefix text
+);
+
+-- attribute_ranges makes one range of all conditions {name, op, kind, value} for an attribute and a kind. op and kind are
+-- those of value_fulfils.
+create function pawl_private.attribute_ranges(p_conditions jsonb) returns setof pawl_private.attribute_range
+language plpgsql stable rows 10
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select
+      c.name, c.kind,
+      case c.kind
+        when 'number' then max(case when c.kind = 'number' and c.op in ('=', '>', '>=') then c.value::numeric end)::text
+        when 'time' then max(case when c.kind = 'time' and c.op in ('=', '>', '>=') then c.value::timestamptz end)::text
+        else max(case when c.op in ('=', '>', '>=') then c.value end collate "C")
+      end,
+      case c.kind
+        when 'number' then min(case when c.kind = 'number' and c.op in ('=', '<', '<=') then c.value::numeric end)::text
+        when 'time' then min(case when c.kind = 'time' and c.op in ('=', '<', '<=') then c.value::timestamptz end)::text
+        else min(case when c.op in ('=', '<', '<=') then c.value end collate "C")
+      end,
+      (array_agg(c.value order by length(c.value) desc) filter (where c.op = '^'))[1]
+    from (
+      select c.value ->> 'name' as name, c.value ->> 'kind' as kind, c.value ->> 'op' as op, c.value ->> 'value' as value
+      from jsonb_array_elements(p_conditions) c
+    ) c
+    group by c.name, c.kind;
+end
+$$;
+
+-- attribute_ids reads the ids of instances that may be in a range: all that are, and some more.
+-- p_ascending: null for no order; else that of the ids, behind p_after, for a range whose low is its high
+-- Returns: at most p_limit ids
+create function pawl_private.attribute_ids(
+  p_tenant text, p_workflow text, p_range pawl_private.attribute_range, p_limit bigint, p_ascending boolean, p_after uuid
+) returns setof uuid
 language plpgsql stable rows 1000
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_sort = off
 set jit = off
 as $$
 declare
-  v_name text := p_condition ->> 'name';
-  v_op text := p_condition ->> 'op';
-  v_value text := p_condition ->> 'value';
-  v_low text := case when v_op in ('=', '>', '>=') then v_value end;
-  v_high text := case when v_op in ('=', '<', '<=') then v_value end;
+  v_name text := p_range.name;
+  v_low text := p_range.low;
+  v_high text := p_range.high;
+  v_prefix text := p_range.prefix;
+  -- One value alone makes the order of an index that of the ids.
+  v_value text := case when v_low = v_high and v_prefix is null then v_low end;
 begin
-  case p_condition ->> 'kind'
+  case p_range.kind
     when 'text' then
-      if v_op = '^' then
-        return query
-          select a.instance_id from pawl.attribute a
-          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
-            and a.text_value ^@ left(v_value, 63)
-          limit p_limit;
-      elsif v_op = '=' then
-        return query
-          select a.instance_id from pawl.attribute a
-          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
-            and a.text_value = pawl_private.text_key(v_value)
-          limit p_limit;
-      else
-        -- What is indexed of a text is no larger than the text, and no smaller than as much of a smaller text.
-        return query
-          select a.instance_id from pawl.attribute a
-          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
-            and (v_low is null or a.text_value >= left(v_low, 63)) and (v_high is null or a.text_value <= v_high)
-          limit p_limit;
-      end if;
+      -- What is indexed of a text is no larger than the text, and no smaller than as much of a smaller text.
+      return query
+        select a.instance_id
+        from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.text_value is not null
+          and (v_value is null or a.text_value = pawl_private.text_key(v_value))
+          and (v_value is not null or v_low is null or a.text_value >= left(v_low, 63))
+          and (v_value is not null or v_high is null or a.text_value <= v_high)
+          and (v_prefix is null or a.text_value ^@ left(v_prefix, 63))
+          and (p_ascending is null or p_after is null or case when p_ascending then a.instance_id > p_after else a.instance_id < p_after end)
+        order by case when p_ascending then a.instance_id end, case when not p_ascending then a.instance_id end desc
+        limit p_limit;
     when 'number' then
       return query
-        select a.instance_id from pawl.attribute a
+        select a.instance_id
+        from pawl.attribute a
         where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
-          and a.number_value between coalesce(v_low::numeric, '-Infinity') and coalesce(v_high::numeric, 'Infinity')
+          and a.number_value is not null
+          and (v_value is null or a.number_value = v_value::numeric)
+          and (v_value is not null or v_low is null or a.number_value >= v_low::numeric)
+          and (v_value is not null or v_high is null or a.number_value <= v_high::numeric)
+          and (p_ascending is null or p_after is null or case when p_ascending then a.instance_id > p_after else a.instance_id < p_after end)
+        order by case when p_ascending then a.instance_id end, case when not p_ascending then a.instance_id end desc
         limit p_limit;
     when 'time' then
       return query
-        select a.instance_id from pawl.attribute a
+        select a.instance_id
+        from pawl.attribute a
         where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
-          and a.time_value between coalesce(v_low::timestamptz, '-infinity') and coalesce(v_high::timestamptz, 'infinity')
+          and a.time_value is not null
+          and (v_value is null or a.time_value = v_value::timestamptz)
+          and (v_value is not null or v_low is null or a.time_value >= v_low::timestamptz)
+          and (v_value is not null or v_high is null or a.time_value <= v_high::timestamptz)
+          and (p_ascending is null or p_after is null or case when p_ascending then a.instance_id > p_after else a.instance_id < p_after end)
+        order by case when p_ascending then a.instance_id end, case when not p_ascending then a.instance_id end desc
         limit p_limit;
     when 'boolean' then
       return query
-        select a.instance_id from pawl.attribute a
-        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.boolean_value is not null
-          and (v_op <> '=' or a.boolean_value = v_value::boolean)
+        select a.instance_id
+        from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.boolean_value is not null
+          and (v_value is null or a.boolean_value = v_value::boolean)
+          and (v_value is not null or v_low is null or a.boolean_value >= v_low::boolean)
+          and (v_value is not null or v_high is null or a.boolean_value <= v_high::boolean)
+          and (p_ascending is null or p_after is null or case when p_ascending then a.instance_id > p_after else a.instance_id < p_after end)
+        order by case when p_ascending then a.instance_id end, case when not p_ascending then a.instance_id end desc
         limit p_limit;
   end case;
 end
