@@ -367,3 +367,50 @@ func TestFindingsAreRoutedInPieces(t *testing.T) {
 		wantWhats(t, r.want(t, len(want)), want)
 	}
 }
+
+// That healing has paused is about a workflow and no instance. It is told to those who ask for the workflow, but not to
+// those who ask for states. It is replayed as any other.
+func TestPausedHealingIsTold(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	var broken atomic.Bool
+	broken.Store(true)
+	r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+		if broken.Load() {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	})
+	asked, other := alone, newReceiver(t, nil)
+	asked.Workflows = []string{"counter"}
+	subscribe(t, service, r.url, asked)
+	states := alone
+	states.States = []string{"COUNTING"}
+	subscribe(t, service, other.url, states)
+	config := quickly
+	config.MaxAttempts, config.Backoff, config.Open = 2, time.Millisecond, time.Millisecond
+	webhooks(t, pool, config)
+	what := "finding:" + bounded.Value[uuid.UUID](t, pool, `
+		insert into pawl.finding (tenant_id, id, kind, workflow, opened_at, detail)
+		values ($1, pawl_private.uuid_v7(pawl.now()), 'healing-paused', 'counter', pawl.now(), '{"open": 30, "stuck_at_least": 20}')
+		returning id`, tenant).String()
+	bounded.UntilSQL(t, pool, "select count(*) = 1 and bool_and(status = 'dead') from pawl.delivery")
+	broken.Store(false)
+	dead := deliveries(t, service, subscription.DeliveryFilter{})[0]
+	if dead.InstanceID != nil || dead.Version != nil || dead.FindingID == nil {
+		t.Errorf("the log has %+v", dead)
+	}
+	if _, err := service.ReplayDelivery(t.Context(), tenant, dead.ID); err != nil {
+		t.Fatal(err)
+	}
+	bounded.UntilSQL(t, pool, allDelivered, 1)
+	wantWhats(t, r.list(), []string{what, what, what})
+	if n := len(other.list()); n > 0 {
+		t.Errorf("%d messages for who asks for states", n)
+	}
+	last := r.list()[2]
+	var data map[string]any
+	if err := json.Unmarshal(last.event.Data(), &data); err != nil || last.event.Subject() != "" || data["kind"] != "healing-paused" ||
+		data["instance_id"] != nil || data["state"] != nil || data["since"] != nil {
+		t.Errorf("the message is %s: %v", last.body, err)
+	}
+}
