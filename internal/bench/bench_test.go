@@ -114,10 +114,10 @@ func TestRun(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	// Of 2,000 instances, 840 are the first tenant's of the first workflow.
+	// Of 2,000 instances, 840 are the first tenant's of the first workflow. Its 1,400 are drawn: about 9 in 100 are slow.
 	for name, want := range map[string]int{
 		"list: a common state": 100, "list: an empty state": 0, "list: where an attribute is unique": 1, "list: where both never hold": 0,
-		"list: in a state for 2 days, longest first": 0, "findings: of no such kind": 0, "findings: of a common kind": 100, "findings: counts of all tenants": 5,
+		"findings: of no such kind": 0, "findings: of a common kind": 20, "findings: counts of all tenants": 5,
 	} {
 		if got, measured := rows[name]; !measured || got < want || want <= 1 && got > want {
 			t.Errorf("%s: %d rows, want %d of %v", name, got, want, rows)
