@@ -11,6 +11,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/access"
+	"github.com/pawl-fsm/pawl/fsm/finding"
 )
 
 // A Message is a committed step of an instance, in the shape in which sinks and webhooks publish
@@ -27,27 +28,9 @@ type Message struct {
 	// Instance is the instance as the step left it.
 	Instance fsm.Instance
 	// Finding is what was found, as it is when the message is read. Then Step and Instance are zero.
-	Finding *Finding
+	Finding *finding.Finding
 	// Audit is the row of the audit. Then Step and Instance are zero.
 	Audit *access.AuditRow
-}
-
-// A Finding says what is, or was, wrong, with the members of [finding.Finding]. What is nil is not known of its kind: there
-// may be no instance.
-//
-// [finding.Finding]: https://pkg.go.dev/github.com/pawl-fsm/pawl/fsm/finding#Finding
-type Finding struct {
-	ID         uuid.UUID
-	Kind       string
-	InstanceID *uuid.UUID
-	Workflow   string
-	State      *string
-	Version    *int64
-	Since      *time.Time
-	OpenedAt   time.Time
-	// ClosedAt is nil while the finding is open.
-	ClosedAt *time.Time
-	Detail   json.RawMessage
 }
 
 // MessageOf returns the message of a step that was read from the outbox.
@@ -74,8 +57,8 @@ func MessageOf(e queries.Message) Message {
 func FindingMessageOf(f queries.FindingMessage) Message {
 	return Message{
 		Tenant: f.TenantID, Epoch: f.Epoch, Position: f.Position,
-		Finding: &Finding{
-			ID: f.ID, Kind: f.Kind, InstanceID: f.InstanceID, Workflow: f.Workflow, State: f.State, Version: f.VisitVersion,
+		Finding: &finding.Finding{
+			ID: f.ID, Kind: finding.Kind(f.Kind), InstanceID: f.InstanceID, Workflow: f.Workflow, State: f.State, Version: f.VisitVersion,
 			Since: f.Since, OpenedAt: f.OpenedAt, ClosedAt: f.ClosedAt, Detail: f.Detail,
 		},
 	}
@@ -235,7 +218,7 @@ func (m Message) findingEvent() ([]byte, error) {
 	out := Envelope{
 		ID: m.ID(), Source: m.Source(), Type: m.Type(), Time: f.OpenedAt, Epoch: m.Epoch, TenantID: m.Tenant,
 		Data: findingData{
-			ID: f.ID, Kind: f.Kind, InstanceID: f.InstanceID, Workflow: f.Workflow, State: f.State, Version: f.Version,
+			ID: f.ID, Kind: string(f.Kind), InstanceID: f.InstanceID, Workflow: f.Workflow, State: f.State, Version: f.Version,
 			Since: (*timestamp)(f.Since), OpenedAt: timestamp(f.OpenedAt), ClosedAt: (*timestamp)(f.ClosedAt), Detail: f.Detail,
 		},
 	}
@@ -335,15 +318,15 @@ type messageInstance struct {
 	Error           json.RawMessage `json:"error"`
 }
 
-// findingData has the members of the API's Finding.
+// findingData has the members of the API's Finding, and leaves out the same ones if the finding is about no instance.
 type findingData struct {
 	ID         uuid.UUID       `json:"id"`
 	Kind       string          `json:"kind"`
-	InstanceID *uuid.UUID      `json:"instance_id"`
+	InstanceID *uuid.UUID      `json:"instance_id,omitempty"`
 	Workflow   string          `json:"workflow"`
-	State      *string         `json:"state"`
-	Version    *int64          `json:"version"`
-	Since      *timestamp      `json:"since"`
+	State      *string         `json:"state,omitempty"`
+	Version    *int64          `json:"version,omitempty"`
+	Since      *timestamp      `json:"since,omitempty"`
 	OpenedAt   timestamp       `json:"opened_at"`
 	ClosedAt   *timestamp      `json:"closed_at"`
 	Detail     json.RawMessage `json:"detail"`

@@ -45,14 +45,14 @@ var allowed = map[string][]string{
 
 	"insight": {"db/queries", "db/session", "fsm", "outbox"},
 
-	"outbox":          {"db/queries", "db/session", "fsm", "fsm/access"},
+	"outbox":          {"db/queries", "db/session", "fsm", "fsm/access", "fsm/finding"},
 	"outbox/dispatch": {"internal/address"},
 	"outbox/invoke":   {"db/queries", "db/session", "fsm", "fsm/connection", "fsm/worker", "internal/address", "internal/seal", "internal/variable", "outbox", "outbox/dispatch"},
 	"outbox/sink":     {"outbox"},
 	"outbox/webhook":  {"db/queries", "db/session", "fsm", "fsm/subscription", "internal/address", "internal/seal", "outbox", "outbox/dispatch"},
 
 	"internal/address":   {},
-	"internal/bench":     {"db", "db/localpg", "fsm/live", "outbox"},
+	"internal/bench":     {"db", "db/localpg", "fsm/lifecycle", "fsm/live", "insight", "outbox"},
 	"internal/dashboard": {"db/localpg"},
 	"internal/matrix":    {"db/localpg"},
 	"internal/seal":      {},

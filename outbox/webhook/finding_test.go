@@ -14,6 +14,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/finding"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
@@ -34,7 +35,7 @@ var alone = subscription.Filter{Types: []string{subscription.FindingOpened}}
 func TestTypesOfFilters(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
-	want := append(bounded.Column[string](t, pool, typesInSQL), outbox.Message{Finding: &outbox.Finding{}}.Type())
+	want := append(bounded.Column[string](t, pool, typesInSQL), outbox.Message{Finding: &finding.Finding{}}.Type())
 	slices.Sort(want)
 	if got := slices.Sorted(slices.Values(subscription.Types)); !slices.Equal(got, want) {
 		t.Errorf("filters may name %v, and messages have the types %v", got, want)
@@ -409,8 +410,12 @@ func TestPausedHealingIsTold(t *testing.T) {
 	}
 	last := r.list()[2]
 	var data map[string]any
-	if err := json.Unmarshal(last.event.Data(), &data); err != nil || last.event.Subject() != "" || data["kind"] != "healing-paused" ||
-		data["instance_id"] != nil || data["state"] != nil || data["since"] != nil {
+	if err := json.Unmarshal(last.event.Data(), &data); err != nil || last.event.Subject() != "" || data["kind"] != "healing-paused" {
 		t.Errorf("the message is %s: %v", last.body, err)
+	}
+	for _, absent := range []string{"instance_id", "state", "version", "since"} {
+		if v, given := data[absent]; given {
+			t.Errorf("%s is %v", absent, v)
+		}
 	}
 }
