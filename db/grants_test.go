@@ -175,7 +175,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.StreamInstance(t.Context(), queries.StreamInstanceParams{Tenant: tenant, InstanceID: id, RowLimit: 1, Bytes: 1}))
 	must(q.ListStates(t.Context(), queries.ListStatesParams{Workflow: "door", WorkflowVersion: 1}))
 	subscription, err := q.SubscriptionCreate(t.Context(), queries.SubscriptionCreateParams{
-		Tenant: tenant, Url: "https://example.com", Workflows: []string{}, Events: []string{}, States: []string{}, Secret: "whsec_", Actor: "tester",
+		Tenant: tenant, Url: "https://example.com", Workflows: []string{}, Events: []string{}, States: []string{}, Types: []string{}, Secret: "whsec_", Actor: "tester",
 		Seed: uuid.New(),
 	})
 	must(subscription, err)

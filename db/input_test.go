@@ -125,7 +125,7 @@ func TestBadInputsAreConditions(t *testing.T) {
 		"count_commands":             {"p_tenants": "'{default}'", "p_workflows": "'{door}'", "p_events": "'{open}'", "p_outcomes": "'{applied}'", "p_key_results": "'{new}'", "p_commands": "'{1}'", "p_instances": "'{00000000-0000-0000-0000-000000000000}'"},
 		"insight_as_of":              {},
 		"list_place":                 {"p_most": "10"},
-		"instances_in_states":        {"p_tenant": "'default'", "p_workflows": "'{door}'", "p_states": "'{CLOSED}'", "p_statuses": "null", "p_created_after": "null", "p_created_before": "null", "p_stuck_for": "null", "p_by_change": "false", "p_ascending": "true", "p_after_change": "null", "p_after_id": "null", "p_limit": "10", "p_most": "1000"},
+		"instances_in_states":        {"p_tenant": "'default'", "p_workflows": "'{door}'", "p_states": "'{CLOSED}'", "p_statuses": "null", "p_created_after": "null", "p_created_before": "null", "p_stuck_for": "null", "p_by_change": "false", "p_ascending": "true", "p_after_change": "null", "p_after_id": "null", "p_limit": "10", "p_most": "1000", "p_few": "10", "p_probes": "10"},
 		"instances_where":            {"p_tenant": "'default'", "p_workflow": "'seat'", "p_conditions": noOne, "p_states": "null", "p_statuses": "null", "p_ascending": "true", "p_after": "null", "p_limit": "10", "p_few": "10", "p_probes": "10", "p_patience": "'1 s'", "p_most": "1000"},
 		"reindex_workflow":           {"p_workflow": "'seat'", "p_limit": "10"},
 		"insight_fold":               {"p_leader": "'tester'", "p_term": "1", "p_limit": "10", "p_lease": "'1 hour'"},
@@ -177,7 +177,7 @@ func TestBadInputsAreConditions(t *testing.T) {
 		"fire_by_key without start":     {"p_workflow": "'door'", "p_business_key": "'held'", "p_event": "'open'"},
 		"backtest by definition":        {"p_workflow": "'door'", "p_ids": "array['" + instance + "']::uuid[]", "p_definition": "'" + door + "'"},
 		"instances_where by scan":       {"p_tenant": "'default'", "p_workflow": "'seat'", "p_conditions": noOne, "p_states": "'{HELD}'", "p_statuses": "'{active}'", "p_ascending": "false", "p_after": "null", "p_limit": "10", "p_few": "0", "p_probes": "10", "p_patience": "'1 s'", "p_most": "null"},
-		"instances_in_states by change": {"p_tenant": "'default'", "p_workflows": "'{door}'", "p_states": "'{CLOSED}'", "p_statuses": "'{active}'", "p_created_after": "now()", "p_created_before": "now()", "p_stuck_for": "'1 s'", "p_by_change": "true", "p_ascending": "false", "p_after_change": "now()", "p_after_id": "'ffffffff-ffff-ffff-ffff-ffffffffffff'", "p_limit": "10", "p_most": "1000"},
+		"instances_in_states by change": {"p_tenant": "'default'", "p_workflows": "'{door}'", "p_states": "'{CLOSED}'", "p_statuses": "'{active}'", "p_created_after": "now()", "p_created_before": "now()", "p_stuck_for": "'1 s'", "p_by_change": "true", "p_ascending": "false", "p_after_change": "now()", "p_after_id": "'ffffffff-ffff-ffff-ffff-ffffffffffff'", "p_limit": "10", "p_most": "1000", "p_few": "10", "p_probes": "10"},
 		"simulate a creation":           {"p_workflow": "'door'", "p_workflow_version": "1", "p_position": `'{"context": {}}'`, "p_event": "null", "p_payload": "'{}'", "p_checked": "'*'"},
 		"delivery_replay a filter":      {"p_tenant": "'default'", "p_ids": "null", "p_subscription": "null", "p_status": "'dead'", "p_from": "null", "p_to": "null", "p_after": "null", "p_limit": "10"},
 	} {

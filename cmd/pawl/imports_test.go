@@ -52,7 +52,7 @@ var allowed = map[string][]string{
 	"outbox/webhook":  {"db/queries", "db/session", "fsm", "fsm/subscription", "internal/address", "internal/seal", "outbox", "outbox/dispatch"},
 
 	"internal/address":   {},
-	"internal/bench":     {"db", "db/localpg", "fsm/lifecycle", "fsm/live", "insight", "outbox"},
+	"internal/bench":     {"db", "db/localpg", "db/queries", "fsm", "fsm/finding", "fsm/lifecycle", "fsm/live", "insight", "outbox"},
 	"internal/dashboard": {"db/localpg"},
 	"internal/matrix":    {"db/localpg"},
 	"internal/seal":      {},

@@ -128,7 +128,7 @@ func TestOIDCVerifier(t *testing.T) {
 		t.Errorf("without a tenant: %+v, %v", got, err)
 	}
 	server.Close()
-	if got, err := verifier(issuer).Verify(bounded.Context(t), token(nil)); !errors.Is(err, fsm.Unavailable) {
+	if got, err := verifier(issuer).Verify(bounded.Context(t), token(map[string]any{"tenant": "acme"})); !errors.Is(err, fsm.Unavailable) {
 		t.Errorf("while the provider is away: %+v, %v", got, err)
 	}
 }
