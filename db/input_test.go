@@ -131,6 +131,7 @@ func TestBadInputsAreConditions(t *testing.T) {
 		"insight_fold":               {"p_leader": "'tester'", "p_term": "1", "p_limit": "10", "p_lease": "'1 hour'"},
 		"score_forecasts":            {"p_leader": "'tester'", "p_term": "1", "p_limit": "10"},
 		"finding_look":               {"p_limit": "10", "p_every": "'1 s'"},
+		"heal":                       {"p_limit": "10", "p_every": "'1 s'"},
 		"workflow_names":             {"p_limit": "10"},
 		"purge_keys":                 {"p_limit": "10"},
 		"purge_archived":             {"p_tenant": "'default'", "p_ids": "array['" + instance + "']::uuid[]", "p_before": "now()"},

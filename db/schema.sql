@@ -4934,6 +4934,8 @@ declare
   v_looked bigint := 0;
   v_cut boolean;
 begin
+  perform pawl_private.refuse_malformed(
+    case when p_every between interval '0' and interval '10 years' then null else 'the time between calls is from 0 to 10 years' end);
   attempts := 0; applied := 0; opened := 0; more := false;
   select w.* into v_watch from pawl_private.watch w for update skip locked;
   if not found or v_watch.looked_at = '-infinity' or v_watch.healed_at > v_now - p_every and v_watch.healed_at <= v_now then

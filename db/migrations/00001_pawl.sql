@@ -20081,7 +20081,7 @@ $$;
 -- complete
 -- Returns: attempts: how many were made; applied: how many of them were not refused; opened: how many findings were opened;
 --          more: whether more is due
--- Raises:  what another try may cure: a deadlock, a lock that was not to be had, the end of the session
+-- Raises:  PW400 malformed-request; what another try may cure: a deadlock, a lock that was not to be had, the end of the session
 -- Locks:   watch (if nobody else holds it), instance (for no key update, those that are not locked), then what a step locks
 -- Writes:  watch, healing, finding, task, audit, what fire writes
 -- +goose StatementBegin
@@ -20103,6 +20103,8 @@ declare
   v_looked bigint := 0;
   v_cut boolean;
 begin
+  perform pawl_private.refuse_malformed(
+    case when p_every between interval '0' and interval '10 years' then null else 'the time between calls is from 0 to 10 years' end);
   attempts := 0; applied := 0; opened := 0; more := false;
   select w.* into v_watch from pawl_private.watch w for update skip locked;
   if not found or v_watch.looked_at = '-infinity' or v_watch.healed_at > v_now - p_every and v_watch.healed_at <= v_now then
