@@ -33,7 +33,7 @@ const (
 	mostGuard = 1000
 )
 
-// patience is for how long guards are evaluated.
+// patience is after how long no further guard is evaluated. One that was begun before may go on until the statement timeout.
 const patience = 2 * time.Second
 
 // Service diagnoses instances. It may be used by several goroutines at once.
