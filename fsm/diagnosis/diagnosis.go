@@ -201,8 +201,8 @@ type Delivery struct {
 	SubscriptionID *uuid.UUID
 	// Host is that of the endpoint, with its port if it is named; empty if there is no endpoint any more.
 	Host string
-	// Version is that of the instance after the step, and Type that of the CloudEvent.
-	Version      int64
+	// Version is that of the instance after the step; nil for a finding. Type is that of the CloudEvent.
+	Version      *int64
 	Type, Status string
 	Attempts     int
 	// NextAttemptAt is nil of a dead one, and of one that waits for an earlier message of the instance.

@@ -1981,8 +1981,8 @@ type DiagnosedDelivery struct {
 	// Type The type of the CloudEvent.
 	Type string `json:"type"`
 
-	// Version The version of the instance after the step.
-	Version int64 `json:"version"`
+	// Version The version of the instance after the step; null for a finding.
+	Version *int64 `json:"version"`
 }
 
 // DiagnosedInstance The instance, without its context.
