@@ -75,6 +75,9 @@ func TestDiagnostics(t *testing.T) {
 	bounded.Exec(t, a.pool, `
 		insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
 		values ('default', pawl_private.uuid_v7(clock_timestamp()), 'slow', $1, 'patient', 'WARD.BED', 1, pawl.now(), pawl.now(), '{"threshold": "stuck_after"}')`, id)
+	bounded.Exec(t, a.pool, `
+		insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, finding_id, seq, type, status, attempts, created_at)
+		select f.tenant_id, pawl_private.uuid_v7(clock_timestamp()), $1, false, f.instance_id, f.id, f.seq, 'pawl.finding.opened', 'pending', 0, pawl.now() from pawl.finding f`, sub)
 
 	digest := sha256.Sum256([]byte("a-key"))
 	r := a.get("/v1/instances/"+id+"/diagnostics").want(http.StatusOK).wantHeader("ETag", "")
@@ -94,7 +97,8 @@ func TestDiagnostics(t *testing.T) {
 		"connections", `[{"failures":5,"missing":false,"name":"lab","rests_until":"2100-01-01T00:00:00.000000Z","secret_missing":false}]`,
 		"undoing", missing, "compensations", "[]",
 		"deliveries.0.host", "93.184.215.14:8443", "deliveries.0.subscription_id", sub, "deliveries.0.status", "pending", "deliveries.0.attempts", "3",
-		"deliveries.0.last_status", "500", "deliveries.0.last_error", "the endpoint answered 500", "deliveries.1", missing,
+		"deliveries.0.last_status", "500", "deliveries.0.last_error", "the endpoint answered 500", "deliveries.0.version", "1",
+		"deliveries.1.type", "pawl.finding.opened", "deliveries.1.version", "null", "deliveries.2", missing,
 		"refusals.0.code", "guard-rejected", "refusals.0.event", "heal", "refusals.0.version", "1",
 		"refusals.0.key_digest", hex.EncodeToString(digest[:]), "refusals.1", missing,
 		"findings.0.kind", "slow", "findings.0.closed_at", "null", "findings.1", missing,

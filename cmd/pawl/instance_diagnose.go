@@ -85,7 +85,7 @@ type diagnosisAnswer struct {
 		Status         string  `json:"status"`
 		SubscriptionID *string `json:"subscription_id"`
 		Host           *string `json:"host"`
-		Version        int64   `json:"version"`
+		Version        *int64  `json:"version"`
 		Attempts       int     `json:"attempts"`
 		NextAttemptAt  *string `json:"next_attempt_at"`
 		LastError      *string `json:"last_error"`
@@ -204,7 +204,7 @@ func (d *diagnosisAnswer) summary() [][2]string {
 func (d *diagnosisAnswer) findings() section {
 	s := section{title: "FINDINGS", head: []any{"KIND", "STATE", "OPENED", "CLOSED", "DETAIL"}}
 	for _, f := range d.Findings {
-		s.add(f.Kind, f.State, f.OpenedAt, orDash(f.ClosedAt), f.detail())
+		s.add(f.Kind, orDash(f.State), f.OpenedAt, orDash(f.ClosedAt), f.detail())
 	}
 	return s
 }
@@ -318,7 +318,11 @@ func (d *diagnosisAnswer) deliveries() section {
 		if m.SubscriptionID != nil {
 			to = *m.SubscriptionID
 		}
-		s.add(m.Status, to, orDash(m.Host), m.Version, m.Attempts, orDash(m.NextAttemptAt), orDash(m.RestsUntil), orDash(m.LastError))
+		step := "finding"
+		if m.Version != nil {
+			step = fmt.Sprint(*m.Version)
+		}
+		s.add(m.Status, to, orDash(m.Host), step, m.Attempts, orDash(m.NextAttemptAt), orDash(m.RestsUntil), orDash(m.LastError))
 	}
 	return s
 }

@@ -7,23 +7,27 @@ import (
 	"testing"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
 // A page says why an instance does not move, and what it lacks says nothing.
 func TestDiagnoseOnTheCommandLine(t *testing.T) {
 	t.Parallel()
-	p := start(t, []string{"DATABASE_URL=" + dbtest.NewDSN(t)}, "dev")
+	dsn := dbtest.NewDSN(t)
+	p := start(t, []string{"DATABASE_URL=" + dsn}, "dev")
 	env := []string{"PAWL_SERVER=" + p.url}
 	created := mustPawl(t, env, "instance", "create", "flight-booking", "--context", "{flight_id: LH454, price: 420, note: planted}", "--business-key", "b-1", "--json")
 	id := regexp.MustCompile(`"id": "([^"]+)"`).FindStringSubmatch(created)[1]
 	if _, _, code := pawl(t, env, "instance", "fire", id, "reserve", "--payload", "{price: 1}"); code == 0 {
 		t.Fatal("the event was not refused")
 	}
+	bounded.Exec(t, dialDSN(t, dsn), outboxtest.FindSQL, id, "heal-failed")
 	page := mustPawl(t, env, "instance", "diagnose", id)
 	for _, line := range []string{
 		`instance +` + id, `workflow +flight-booking, version 1`, `state +QUOTED \(active\)`, `business key +b-1`, `version +1`,
 		`ACCEPTED EVENTS`, `  EVENT +TARGETS +GUARD HOLDS +PERMITTED`, `  reserve +RESERVED +no +yes`,
-		`WAYS OUT OF THE STATE`, `DEADLINES`, `REFUSED COMMANDS`, `  \S+Z +reserve +1 +guard-rejected`,
+		`FINDINGS`, `  heal-failed +QUOTED +\S+Z +(-|\S+Z) +threshold=.*`, `WAYS OUT OF THE STATE`, `DEADLINES`, `REFUSED COMMANDS`, `  \S+Z +reserve +1 +guard-rejected`,
 		`LAST STEPS`, `  1 +\S+Z +created +- +- +QUOTED +\S+ +\S+`,
 	} {
 		if !regexp.MustCompile(`(?m)^` + line + ` *$`).MatchString(page) {

@@ -13,15 +13,16 @@ type Healing struct {
 	Event string
 	// Reconcile names a task of the state: what became of its call is asked again.
 	Reconcile string
-	// Retry names a task of the state, which is tried again.
+	// Retry names a task of the state, which is tried again if it ended as error or unknown and made no step.
 	Retry string
-	// Max bounds the attempts since the last step that was not one of them.
+	// Max bounds the attempts since the last step that was not one of them: 1 to 100.
 	Max int
 }
 
 // DefaultHealings is the Max of a Healing that has none.
 const DefaultHealings = 3
 
+// maxHealings is the largest Max.
 const maxHealings = 100
 
 // healing reads what is done about an instance that is stuck.

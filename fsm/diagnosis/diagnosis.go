@@ -144,25 +144,32 @@ type Task struct {
 	// Count is how many attempts there were, and Attempts are the last ones, the newest first.
 	Count    int
 	Attempts []Attempt
-
+	// DueAt is when the next attempt is due; nil while one is under way and when the task has ended. LeaseExpiresAt is nil
+	// if nobody has the lease.
 	DueAt, LeaseExpiresAt *time.Time
-	DeadlineAt            time.Time
-	LeftAt                *time.Time
-	CreatedAt             time.Time
-	EndedAt               *time.Time
+	// DeadlineAt is when it ends at the latest.
+	DeadlineAt time.Time
+	// LeftAt is when the instance left the state while the task was open; nil if it has not.
+	LeftAt    *time.Time
+	CreatedAt time.Time
+	// EndedAt is nil while the task is open.
+	EndedAt *time.Time
 }
 
 // An Attempt is one of a task, or a question about one.
 type Attempt struct {
-	Number      int
+	Number int
+	// Reconciling: it asks what came of an earlier attempt.
 	Reconciling bool
-	Worker      *string
-	StartedAt   time.Time
+	// Worker is who claimed the work, or the process that sent the call; nil if that is not known.
+	Worker    *string
+	StartedAt time.Time
 	// EndedAt and Result are nil while it is under way.
 	EndedAt *time.Time
 	Result  *string
-	Status  *int
-	Error   *string
+	// Status is the HTTP status of the answer; nil if there was none. Error says why it failed; nil if it did not.
+	Status *int
+	Error  *string
 }
 
 // A Connection says whether calls by it are made.
@@ -172,7 +179,7 @@ type Connection struct {
 	Missing bool
 	// Failures counts the failed attempts since the last one that succeeded.
 	Failures int
-	// RestsUntil is until when nothing is sent; nil if nothing stands against it.
+	// RestsUntil is until when nothing is sent; nil if there is no such time.
 	RestsUntil *time.Time
 	// SecretMissing: the secret cannot be had.
 	SecretMissing bool
@@ -193,14 +200,17 @@ type Delivery struct {
 	// SubscriptionID is nil for the callback.
 	SubscriptionID *uuid.UUID
 	// Host is that of the endpoint, with its port if it is named; empty if there is no endpoint any more.
-	Host          string
-	Version       int64
-	Type, Status  string
-	Attempts      int
+	Host string
+	// Version is that of the instance after the step; nil for a finding. Type is that of the CloudEvent.
+	Version      *int64
+	Type, Status string
+	Attempts     int
+	// NextAttemptAt is nil of a dead one, and of one that waits for an earlier message of the instance.
 	NextAttemptAt *time.Time
-	LastStatus    *int
-	LastError     *string
-	CreatedAt     time.Time
+	// LastStatus is the HTTP status of the last attempt, and LastError why it failed; nil if there is none.
+	LastStatus *int
+	LastError  *string
+	CreatedAt  time.Time
 	// Disabled, Failures, RestsUntil and SecretMissing are of the subscription.
 	Disabled      bool
 	Failures      int

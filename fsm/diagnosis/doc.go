@@ -8,8 +8,8 @@
 // secret, a header, a URL or an idempotency key. The queries do not even read these, but for the URLs of subscriptions, of
 // which the host is kept, and for keys, of which the database makes a digest.
 //
-// Guards are evaluated with savepoints around them, so that one that raises does not end the transaction, and for two
-// seconds at most; what has not been evaluated by then is not known.
+// Guards are evaluated with savepoints around them, so that one that raises does not end the transaction. After two seconds
+// no further one is evaluated, and whether it holds is not known.
 //
 // It may import fsm, the packages beside it whose kinds it shows, its internal packages and the queries. It knows nothing of
 // HTTP.

@@ -33,7 +33,7 @@ const (
 	mostGuard = 1000
 )
 
-// patience is for how long guards are evaluated.
+// patience is after how long no further guard is evaluated. One that was begun before may go on until the statement timeout.
 const patience = 2 * time.Second
 
 // Service diagnoses instances. It may be used by several goroutines at once.
@@ -331,7 +331,7 @@ func (r *reading) deliveries(ctx context.Context, within []string) error {
 	r.Deliveries = make([]Delivery, len(rows))
 	for i, d := range rows {
 		r.Deliveries[i] = Delivery{
-			ID: d.ID, SubscriptionID: &d.SubscriptionID, Host: hostOf(d.Url), Version: *d.Version, Type: d.Type, Status: d.Status,
+			ID: d.ID, SubscriptionID: &d.SubscriptionID, Host: hostOf(d.Url), Version: d.Version, Type: d.Type, Status: d.Status,
 			Attempts: int(d.Attempts), NextAttemptAt: d.NextAttemptAt, LastStatus: intOf(d.LastStatus), LastError: d.LastError,
 			CreatedAt: d.CreatedAt, Disabled: d.DisabledAt != nil, Failures: int(d.Failures), RestsUntil: d.CircuitOpenUntil,
 			SecretMissing: d.Resting,

@@ -1837,8 +1837,8 @@ type DiagnosedAction struct {
 	// Event The name of the event, or a pattern of names.
 	Event string `json:"event"`
 
-	// GuardHolds Whether a guard of the event holds now for an empty payload; null if that could not be told, since evaluating fails
-	// or the guards together take too long.
+	// GuardHolds Whether a guard of the event holds now for an empty payload. Null if that could not be told, since evaluating
+	// fails, or since the guards before it took more than two seconds together.
 	GuardHolds *bool `json:"guard_holds"`
 
 	// Permitted Whether the grants of the caller allow it to fire the event.
@@ -1981,8 +1981,8 @@ type DiagnosedDelivery struct {
 	// Type The type of the CloudEvent.
 	Type string `json:"type"`
 
-	// Version The version of the instance after the step.
-	Version int64 `json:"version"`
+	// Version The version of the instance after the step; null for a finding.
+	Version *int64 `json:"version"`
 }
 
 // DiagnosedInstance The instance, without its context.
@@ -2306,9 +2306,9 @@ type Finding struct {
 	// lifetime and no open task. `slow`: it has been in its state for longer than the state's `stuck_after`, or else than
 	// three times what 99 of 100 of the tenant's visits lasted in four weeks. `task-dead`: a task ended and made no step,
 	// and its state was not left. `task-late`: a task was done, or may have been, after its state was left, and no step
-	// says so. `delivery-dead`: a delivery is a dead letter. `heal-failed`: the healer has made as many attempts as the
-	// state's `on_stuck` allows, and the instance is still stuck. `healing-paused`: so many instances of a workflow are
-	// stuck that none is healed.
+	// says so. `delivery-dead`: a delivery is a dead letter. `heal-failed`: the healer, the worker that does what `on_stuck`
+	// of a state says, has made all attempts that it allows, and the instance is still stuck. `healing-paused`: so many
+	// instances of a workflow are stuck that none is healed.
 	Kind FindingKind `json:"kind"`
 
 	// OpenedAt When it was found.
@@ -2335,9 +2335,9 @@ type Finding struct {
 // lifetime and no open task. `slow`: it has been in its state for longer than the state's `stuck_after`, or else than
 // three times what 99 of 100 of the tenant's visits lasted in four weeks. `task-dead`: a task ended and made no step,
 // and its state was not left. `task-late`: a task was done, or may have been, after its state was left, and no step
-// says so. `delivery-dead`: a delivery is a dead letter. `heal-failed`: the healer has made as many attempts as the
-// state's `on_stuck` allows, and the instance is still stuck. `healing-paused`: so many instances of a workflow are
-// stuck that none is healed.
+// says so. `delivery-dead`: a delivery is a dead letter. `heal-failed`: the healer, the worker that does what `on_stuck`
+// of a state says, has made all attempts that it allows, and the instance is still stuck. `healing-paused`: so many
+// instances of a workflow are stuck that none is healed.
 type FindingKind string
 
 // FindingList One page of findings.
