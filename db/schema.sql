@@ -375,7 +375,7 @@ END),
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX delivery_callback_due_idx ON pawl.delivery USING btree (tenant_id, next_attempt_at) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND callback);
 CREATE INDEX delivery_dead_idx ON pawl.delivery USING btree (tenant_id, id) WHERE (status = 'dead'::text);
-CREATE INDEX delivery_dead_instance_idx ON pawl.delivery USING btree (tenant_id, instance_id, version) WHERE (status = 'dead'::text);
+CREATE INDEX delivery_dead_instance_idx ON pawl.delivery USING btree (tenant_id, instance_id, seq) WHERE (status = 'dead'::text);
 CREATE INDEX delivery_delivered_idx ON pawl.delivery USING btree (id) WHERE (status = 'delivered'::text);
 CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, seq) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
 CREATE INDEX delivery_finding_idx ON pawl.delivery USING btree (tenant_id, finding_id) WHERE ((status = 'pending'::text) AND (finding_id IS NOT NULL));

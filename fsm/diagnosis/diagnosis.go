@@ -193,8 +193,10 @@ type Delivery struct {
 	// SubscriptionID is nil for the callback.
 	SubscriptionID *uuid.UUID
 	// Host is that of the endpoint, with its port if it is named; empty if there is no endpoint any more.
-	Host          string
-	Version       int64
+	Host string
+	// Version is that of the step, and FindingID the finding, that the message tells of. The other one is nil.
+	Version       *int64
+	FindingID     *uuid.UUID
 	Type, Status  string
 	Attempts      int
 	NextAttemptAt *time.Time
