@@ -3616,9 +3616,9 @@ as $$
   cross join lateral (
     select f as finding from pawl.finding f where f.tenant_id = k.tenant_id and f.id = k.id limit 1
   ) f
-  cross join lateral (
+  left join lateral (
     select l.position from pawl.log l where l.tenant_id = k.tenant_id and l.finding_id = k.id limit 1
-  ) l
+  ) l on true
   cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
   order by k.place
 $$;
@@ -11134,7 +11134,7 @@ revoke execute on function pawl_private.entered_memory(pawl.instance,pawl_privat
 
 create function pawl_private.epoch_at(p_position bigint) returns bigint
 language sql stable
-as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where e.first_position < p_position $$;
+as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where p_position is null or e.first_position < p_position $$;
 revoke execute on function pawl_private.epoch_at(bigint) from public;
 
 create function pawl_private.epoch_of(p_xid xid8, p_seq bigint, p_head pawl.log_head) returns bigint
@@ -11245,7 +11245,7 @@ as $$
   select
     (p_finding).tenant_id, (p_finding).id, (p_finding).kind, (p_finding).instance_id, (p_finding).workflow, (p_finding).state,
     (p_finding).visit_version, (p_finding).since, (p_finding).opened_at, (p_finding).closed_at, (p_finding).detail,
-    pawl_private.epoch_at(p_position), p_position
+    pawl_private.epoch_at(p_position), coalesce(p_position, 0)
 $$;
 revoke execute on function pawl_private.finding_message_of(pawl.finding,bigint) from public;
 

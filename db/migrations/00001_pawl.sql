@@ -8965,14 +8965,15 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- epoch_at is the epoch in which a position was given.
+-- epoch_at is the epoch in which a position was given; the present one for null.
 -- +goose StatementBegin
 create function pawl_private.epoch_at(p_position bigint) returns bigint
 language sql stable
-as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where e.first_position < p_position $$;
+as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where p_position is null or e.first_position < p_position $$;
 -- +goose StatementEnd
 
 -- finding_message_of makes the message of a finding. The planner inlines it.
+-- p_position: null for none, which the message has as 0
 -- Returns: one row
 -- +goose StatementBegin
 create function pawl_private.finding_message_of(p_finding pawl.finding, p_position bigint) returns setof pawl.finding_message
@@ -8981,7 +8982,7 @@ as $$
   select
     (p_finding).tenant_id, (p_finding).id, (p_finding).kind, (p_finding).instance_id, (p_finding).workflow, (p_finding).state,
     (p_finding).visit_version, (p_finding).since, (p_finding).opened_at, (p_finding).closed_at, (p_finding).detail,
-    pawl_private.epoch_at(p_position), p_position
+    pawl_private.epoch_at(p_position), coalesce(p_position, 0)
 $$;
 -- +goose StatementEnd
 
@@ -11300,7 +11301,8 @@ $$;
 
 -- 50_webhook/delivery_findings.sql
 
--- delivery_findings reads the messages of findings.
+-- delivery_findings reads the messages of findings. One may have no position yet: the change of a subscription routes it
+-- before.
 -- Returns: one message per finding that is still kept, in the order of the parameters
 -- +goose StatementBegin
 create function pawl.delivery_findings(p_tenants text[], p_ids uuid[]) returns setof pawl.finding_message
@@ -11315,9 +11317,9 @@ as $$
   cross join lateral (
     select f as finding from pawl.finding f where f.tenant_id = k.tenant_id and f.id = k.id limit 1
   ) f
-  cross join lateral (
+  left join lateral (
     select l.position from pawl.log l where l.tenant_id = k.tenant_id and l.finding_id = k.id limit 1
-  ) l
+  ) l on true
   cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
   order by k.place
 $$;
