@@ -6175,8 +6175,15 @@ begin
     select l.* from pawl.log l where l.position > v_after and l.position <= own_steps.until order by l.position
   ) l
   cross join lateral (
-    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' as by_task
+    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' and u.keyless as by_task,
+      h.actor = 'healer' and h.key like 'heal:%' and u.keyless as by_healer
     from pawl.history h
+    -- Callers may use such names, and such keys. But their keys are recorded.
+    cross join lateral (
+      select not exists (
+        select from pawl.idempotency_key k where k.tenant_id = h.tenant_id and k.key = h.key and k.instance_id = h.instance_id
+      ) as keyless
+    ) u
     where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
     limit 1
   ) h
@@ -6189,7 +6196,7 @@ begin
     limit 1
   ) p on true
   where substr(h.traceparent, 55, 1) ~ '[13579bdf]' and (p_after is not null or h.at >= pawl.now() - interval '30 seconds')
-    and (h.kind in ('timeout', 'expired') or h.by_task or h.kind in ('created', 'transition') and h.database_user is not null)
+    and (h.kind in ('timeout', 'expired') or h.by_task or h.by_healer or h.kind in ('created', 'transition') and h.database_user is not null)
     and not exists (
       select from pawl.history b
       where b.tenant_id = l.tenant_id and b.instance_id = l.instance_id and b.version = l.version - 1 and b.traceparent = h.traceparent);
@@ -12005,8 +12012,10 @@ begin
     from pawl.fire(
       p_tenants => array[p_instance.tenant_id::text], p_ids => array[p_instance.id], p_events => array[p_on_stuck ->> 'event'],
       p_payloads => array['{}'::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{healer}',
-      p_reasons => array[v_reason], p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true,
-      p_history_keys => array['heal:' || p_finding.id]) f;
+      p_reasons => array[v_reason], p_correlation_ids => '{""}',
+      p_traceparents => array[pawl_private.next_traceparent(
+        pawl_private.traceparent_of(p_instance.tenant_id, p_instance.id, p_instance.version))],
+      p_verified => true, p_history_keys => array['heal:' || p_finding.id]) f;
     outcome := coalesce((select c.problem from pawl_private.condition c where c.outcome = v_fired.code), v_fired.code);
     version := case v_fired.code when 'applied' then (v_fired.instance).version else p_instance.version end;
   else

@@ -82,6 +82,36 @@ func TestHealerFires(t *testing.T) {
 	wantAttempts(t, pool, 5*time.Hour, 0)
 }
 
+// The healer's step begins a trace if the step before it is traced, and is exported as a span. What follows is below it.
+func TestHealerIsTraced(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, nudged("nudged", `"on_stuck": {"event": "push"},`))
+	for _, flags := range []string{"01", "00"} {
+		bounded.Exec(t, pool, "select pawl.create_one('nudged', p_traceparent => $1)", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"+flags)
+	}
+	made(t, pool, "nudged", 1)
+	wantAttempts(t, pool, time.Hour, 3)
+	const pattern = `'^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$'`
+	got := bounded.Column[string](t, pool, `
+		select concat_ws(' ', right(b.traceparent, 2), right(h.traceparent, 2), substr(h.traceparent, 4, 32) <> substr(b.traceparent, 4, 32), h.traceparent ~ `+pattern+`)
+		from pawl.history h
+		join pawl.history b on b.instance_id = h.instance_id and b.version = 1
+		where h.actor = 'healer'
+		order by right(b.traceparent, 2)`)
+	if !slices.Equal(got, []string{"00 00 t t", "01 01 t t", ""}) {
+		t.Errorf("the traces of the healer's steps: %q", got)
+	}
+	spans := bounded.Column[string](t, pool, `
+		select concat_ws(' ', s ->> 'version', s ->> 'event', s ->> 'parent', h.actor = 'healer')
+		from pawl.own_steps(0, 1000) o
+		cross join lateral jsonb_array_elements(o.steps) s
+		join pawl.history h on h.instance_id = (s ->> 'instance')::uuid and h.version = (s ->> 'version')::bigint
+		order by h.version`)
+	if !slices.Equal(spans, []string{"1 f", "2 push t"}) {
+		t.Errorf("the spans: %q", spans)
+	}
+}
+
 // Attempts are counted since the last step that was not the healer's: neither a nudge that enters the state anew nor an internal
 // step begins anew. Between two attempts is the time after which the instance is slow. After the last one, and that time, a
 // finding says so. A caller's step closes it, and the healer begins anew.
