@@ -5562,6 +5562,7 @@ begin
   end if;
   if restored then
     perform pawl_private.commit_durably();
+    lock table pawl_private.watch in exclusive mode;
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
