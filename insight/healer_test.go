@@ -419,6 +419,38 @@ func TestHealingIsPerTenant(t *testing.T) {
 	}
 }
 
+// Many tasks end badly at once, and a look finds some of them. Healing waits until all are found, and then pauses. Those that are
+// known do not hold it up.
+func TestHealingWaitsForAllTasks(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, packing("packing", `"work": {"topic": "pack"}`, `"retry": "pack"`), nudged("nudged", `"on_stuck": {"event": "push"},`))
+	made(t, pool, "packing", 30)
+	bounded.Exec(t, pool, "select pawl.fail_work(w.id, w.lease, 'torn') from pawl.claim_work('pack', 'w', 30) w")
+	folded(t, pool)
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.task where status = 'error'"); n != 30 {
+		t.Fatalf("%d tasks have failed", n)
+	}
+	attempts := 0
+	for calls, more := 0, true; more; calls++ {
+		if calls > 100 {
+			t.Fatal("the looks come to no end")
+		}
+		more = bounded.Value[bool](t, pool, "select more from pawl.finding_look(7, '0 s')")
+		attempts += bounded.Value[int](t, pool, "select attempts from pawl.heal(100, '0 s')")
+	}
+	if got := found(t, pool, "healing-paused"); attempts != 0 || len(got) != 1 {
+		t.Errorf("%d attempts, and paused: %q", attempts, got)
+	}
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding where kind = 'task-dead' and closed_at is null"); n != 30 {
+		t.Errorf("%d findings task-dead, want 30", n)
+	}
+	for range 10 {
+		if bounded.Value[bool](t, pool, "select more from pawl.finding_look(7, '0 s')") {
+			t.Error("a look that finds nothing new is not complete")
+		}
+	}
+}
+
 // An attempt and its step are one transaction: a backend that dies leaves neither, and two that heal at a time make one.
 func TestHealerDies(t *testing.T) {
 	t.Parallel()
