@@ -128,6 +128,29 @@ func TestRestoredFindings(t *testing.T) {
 	}
 }
 
+// The healer writes findings, and then steps. An epoch that begins on another server waits for it, and holds nothing meanwhile
+// that the healer needs.
+func TestEpochWaitsForTheHealer(t *testing.T) {
+	t.Parallel()
+	pool, ids := withDoors(t, 1)
+	dbtest.Number(t, pool)
+	bounded.Exec(t, pool, "update pawl.log_epoch set system_identifier = 7")
+	healer := begin(t, pool)
+	bounded.Exec(t, healer, "select from pawl_private.watch for update skip locked")
+	find(t, healer, ids[0], "a")
+	began := make(chan error, 1)
+	go func() {
+		_, err := queries.New(pool).LogBegin(t.Context(), queries.LogBeginParams{Leader: "the test", Term: 1})
+		began <- err
+	}()
+	bounded.UntilBlocked(t, pool, 1)
+	doors(t, healer, 1)
+	commit(t, healer)
+	if err := bounded.Receive(t, "the epoch", began); err != nil {
+		wantCode(t, err, "55P03") // It may have waited for too long.
+	}
+}
+
 // An idle tick reads no finding, however many have positions.
 func TestIdleTickReadsNoFinding(t *testing.T) {
 	t.Parallel()

@@ -125,6 +125,39 @@ func TestShortPagesAreTheWholeList(t *testing.T) {
 	}
 }
 
+// A condition that one value fulfils is read in the order of the list, whatever other conditions there are for the attribute.
+func TestOneValueIsReadInOrder(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, parcel)
+	bounded.Exec(t, pool, `update pawl.workflow set search = '{"c": {"path": ["c"]}}'`)
+	bounded.Exec(t, pool, `
+		insert into pawl.attribute (tenant_id, instance_id, name, workflow, text_value)
+		select 'default', ('f' || substr(gen_random_uuid()::text, 2))::uuid, 'c', 'parcel', 'blue' from generate_series(1, 5000)
+		union all
+		select 'default', ('0' || substr(gen_random_uuid()::text, 2))::uuid, 'd', 'parcel', 'blue' from generate_series(1, 5000)`)
+	bounded.Exec(t, pool, "select pawl.consumer_create('insight', true)")
+	bounded.Exec(t, pool, "update pawl.log_head set epoch = 1, snapshot = pg_current_snapshot()")
+	bounded.Exec(t, pool, "vacuum analyze pawl.attribute")
+	equal := `{"name": "c", "op": "=", "kind": "text", "value": "blue"}`
+	const readSQL = "select sum(pg_stat_get_xact_tuples_returned(c.oid)) from pg_class c where c.relname ~ '^attribute_(text_idx|pkey)$'"
+	for more, least := range map[string]int{
+		"": 1, `, {"name": "c", "op": ">=", "kind": "text", "value": "b"}`: 1,
+		`, {"name": "c", "op": "^", "kind": "text", "value": "b"}`: 1, `, {"name": "c", "op": "^", "kind": "text", "value": "r"}`: 0,
+	} {
+		tx := begin(t, pool)
+		before := bounded.Value[int](t, tx, readSQL)
+		bounded.Exec(t, tx, `
+			select from pawl.instances_where('default', 'parcel', $1::jsonb, null, null, true, null, 10, 0, 20, '1 minute', 1000)`, "["+equal+more+"]")
+		if read := bounded.Value[int](t, tx, readSQL) - before; read < least || read > 100 {
+			t.Errorf("with %q, %d entries are read", more, read)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // wantPages reads all pages of a list. A page goes on behind its last id if it has as many as its limit, and else behind
 // the rest.
 func wantPages(t *testing.T, name string, want []uuid.UUID, limit int, read func(after *uuid.UUID) ([]uuid.UUID, *uuid.UUID)) {

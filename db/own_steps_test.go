@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
@@ -133,6 +134,19 @@ func TestOwnStepsAreThoseWithoutARequest(t *testing.T) {
 			p_tenants => '{default}', p_workflows => '{trip}', p_contexts => array['{"price": 5, "order": "o"}'::jsonb], p_keys => '{""}', p_business_keys => '{""}',
 			p_instance_correlation_ids => '{""}', p_lifetimes => '{null}', p_checked => '{*}', p_actors => '{test}', p_reasons => '{""}',
 			p_correlation_ids => '{""}', p_traceparents => array[$1], p_verified => true)`, caller)
+	// A caller may call itself as a task or the healer, and use keys as theirs.
+	for actor, key := range map[string]string{"task:pay": "task:0195a2f0", "healer": "heal:0195a2f0"} {
+		id := bounded.Value[uuid.UUID](t, b.pool, `select (pawl.create_one('trip', '{"price": 5, "order": "o"}')).id`)
+		fired := bounded.Value[string](t, b.pool, `
+			select f.code
+			from pawl.fire(
+				p_tenants => '{default}', p_ids => array[$1::uuid], p_events => '{skip}', p_payloads => array['{}'::jsonb], p_keys => array[$2],
+				p_expected => '{*}', p_checked => '{*}', p_actors => array[$3], p_reasons => '{""}', p_correlation_ids => '{""}',
+				p_traceparents => array[$4], p_verified => true) f`, id, key, actor, caller)
+		if fired != "applied" {
+			t.Fatalf("%s: %s", actor, fired)
+		}
+	}
 	if steps := ownSteps(t, b.pool, &zero); len(steps) > 0 {
 		t.Errorf("the step of a request is told: %+v", steps)
 	}

@@ -375,7 +375,7 @@ END),
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX delivery_callback_due_idx ON pawl.delivery USING btree (tenant_id, next_attempt_at) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND callback);
 CREATE INDEX delivery_dead_idx ON pawl.delivery USING btree (tenant_id, id) WHERE (status = 'dead'::text);
-CREATE INDEX delivery_dead_instance_idx ON pawl.delivery USING btree (tenant_id, instance_id, version) WHERE (status = 'dead'::text);
+CREATE INDEX delivery_dead_instance_idx ON pawl.delivery USING btree (tenant_id, instance_id, seq) WHERE (status = 'dead'::text);
 CREATE INDEX delivery_delivered_idx ON pawl.delivery USING btree (id) WHERE (status = 'delivered'::text);
 CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, seq) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
 CREATE INDEX delivery_finding_idx ON pawl.delivery USING btree (tenant_id, finding_id) WHERE ((status = 'pending'::text) AND (finding_id IS NOT NULL));
@@ -3616,9 +3616,9 @@ as $$
   cross join lateral (
     select f as finding from pawl.finding f where f.tenant_id = k.tenant_id and f.id = k.id limit 1
   ) f
-  cross join lateral (
+  left join lateral (
     select l.position from pawl.log l where l.tenant_id = k.tenant_id and l.finding_id = k.id limit 1
-  ) l
+  ) l on true
   cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
   order by k.place
 $$;
@@ -4210,6 +4210,8 @@ begin
   select * into v_deliveries
   from pawl_private.look_at_deliveries(row(v_watch.delivery_tenant, v_watch.delivery_id)::pawl_private.watched, v_limit, v_now);
   opened := opened + v_tasks.opened + v_deliveries.opened;
+  -- Where tasks ended badly, there may be more behind them. Those that are known already are walked at leisure.
+  more := more or v_tasks.opened > 0 and (v_tasks.place).tenant <> '';
   closed := v_causes.closed;
 
   select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
@@ -5562,6 +5564,7 @@ begin
   end if;
   if restored then
     perform pawl_private.commit_durably();
+    lock table pawl_private.watch in exclusive mode;
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
@@ -6175,8 +6178,15 @@ begin
     select l.* from pawl.log l where l.position > v_after and l.position <= own_steps.until order by l.position
   ) l
   cross join lateral (
-    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' as by_task
+    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' and u.keyless as by_task,
+      h.actor = 'healer' and h.key like 'heal:%' and u.keyless as by_healer
     from pawl.history h
+    -- Callers may use such names, and such keys. But their keys are recorded.
+    cross join lateral (
+      select not exists (
+        select from pawl.idempotency_key k where k.tenant_id = h.tenant_id and k.key = h.key and k.instance_id = h.instance_id
+      ) as keyless
+    ) u
     where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
     limit 1
   ) h
@@ -6189,7 +6199,7 @@ begin
     limit 1
   ) p on true
   where substr(h.traceparent, 55, 1) ~ '[13579bdf]' and (p_after is not null or h.at >= pawl.now() - interval '30 seconds')
-    and (h.kind in ('timeout', 'expired') or h.by_task or h.kind in ('created', 'transition') and h.database_user is not null)
+    and (h.kind in ('timeout', 'expired') or h.by_task or h.by_healer or h.kind in ('created', 'transition') and h.database_user is not null)
     and not exists (
       select from pawl.history b
       where b.tenant_id = l.tenant_id and b.instance_id = l.instance_id and b.version = l.version - 1 and b.traceparent = h.traceparent);
@@ -8119,9 +8129,9 @@ declare
   v_name text := p_range.name;
   v_low text := p_range.low;
   v_high text := p_range.high;
-  v_prefix text := p_range.prefix;
-  -- One value alone makes the order of an index that of the ids.
-  v_value text := case when v_low = v_high and v_prefix is null then v_low end;
+  -- One value alone makes the order of an index that of the ids. How it begins need not be asked then.
+  v_value text := case when v_low = v_high and starts_with(v_low, coalesce(p_range.prefix, '')) then v_low end;
+  v_prefix text := case when v_value is null then p_range.prefix end;
 begin
   case p_range.kind
     when 'text' then
@@ -11134,7 +11144,7 @@ revoke execute on function pawl_private.entered_memory(pawl.instance,pawl_privat
 
 create function pawl_private.epoch_at(p_position bigint) returns bigint
 language sql stable
-as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where e.first_position < p_position $$;
+as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where p_position is null or e.first_position < p_position $$;
 revoke execute on function pawl_private.epoch_at(bigint) from public;
 
 create function pawl_private.epoch_of(p_xid xid8, p_seq bigint, p_head pawl.log_head) returns bigint
@@ -11245,7 +11255,7 @@ as $$
   select
     (p_finding).tenant_id, (p_finding).id, (p_finding).kind, (p_finding).instance_id, (p_finding).workflow, (p_finding).state,
     (p_finding).visit_version, (p_finding).since, (p_finding).opened_at, (p_finding).closed_at, (p_finding).detail,
-    pawl_private.epoch_at(p_position), p_position
+    pawl_private.epoch_at(p_position), coalesce(p_position, 0)
 $$;
 revoke execute on function pawl_private.finding_message_of(pawl.finding,bigint) from public;
 
@@ -12005,8 +12015,10 @@ begin
     from pawl.fire(
       p_tenants => array[p_instance.tenant_id::text], p_ids => array[p_instance.id], p_events => array[p_on_stuck ->> 'event'],
       p_payloads => array['{}'::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{healer}',
-      p_reasons => array[v_reason], p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true,
-      p_history_keys => array['heal:' || p_finding.id]) f;
+      p_reasons => array[v_reason], p_correlation_ids => '{""}',
+      p_traceparents => array[pawl_private.next_traceparent(
+        pawl_private.traceparent_of(p_instance.tenant_id, p_instance.id, p_instance.version))],
+      p_verified => true, p_history_keys => array['heal:' || p_finding.id]) f;
     outcome := coalesce((select c.problem from pawl_private.condition c where c.outcome = v_fired.code), v_fired.code);
     version := case v_fired.code when 'applied' then (v_fired.instance).version else p_instance.version end;
   else

@@ -105,7 +105,7 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, from Page) 
 	if err != nil {
 		return out, err
 	}
-	var page found
+	var rest string
 	where := len(conditions) > 0
 	out.Items, out.Next, err = database.List(ctx, s.db, database.Listing[queries.ListInstancesRow, Instance]{
 		Scope: "instances " + tenant + " " + string(scope),
@@ -120,29 +120,26 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, from Page) 
 			if err != nil {
 				return nil, err
 			}
-			out.AsOf = place.AsOf
+			out.AsOf, rest = place.AsOf, ""
 			if where {
-				w, err := instancesWhere(ctx, q, p, f, choice, conditions, place.Near)
-				if err != nil {
-					return nil, err
-				}
-				out.Incomplete = w.Incomplete
 				var rows []queries.ListInstancesRow
-				page, rows, err = readFound(ctx, q, p, w.Ids, w.Versions, w.Rest, func(i int) string { return w.Ids[i].String() })
+				rows, rest, err = readFound(ctx, q, p, func() (found, error) {
+					w, err := instancesWhere(ctx, q, p, f, choice, conditions, place.Near)
+					out.Incomplete = w.Incomplete
+					return found{w.Ids, w.Versions, w.Rest, func(i int) string { return w.Ids[i].String() }}, err
+				})
 				return rows, err
 			}
-			page = found{}
 			if place.Near && f.isByStates() && choice.pairs != nil {
-				s, err := inStates(ctx, q, p, choice)
-				if err == nil {
-					var rows []queries.ListInstancesRow
-					page, rows, err = readFound(ctx, q, p, s.Ids, s.Versions, s.Rest, func(i int) string {
+				var rows []queries.ListInstancesRow
+				rows, rest, err = readFound(ctx, q, p, func() (found, error) {
+					s, err := inStates(ctx, q, p, choice)
+					return found{s.Ids, s.Versions, s.Rest, func(i int) string {
 						return f.key(Instance{ID: s.Ids[i], StateChangedAt: s.Changes[i]})
-					})
-					return rows, err
-				}
+					}}, err
+				})
 				if !database.IsCode(err, database.NotInPrerequisiteState) { // Else there are too many steps by now.
-					return nil, err
+					return rows, err
 				}
 			}
 			if p.ByChange {
@@ -154,8 +151,7 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, from Page) 
 			return q.ListInstances(ctx, p)
 		},
 		Bytes: func(r queries.ListInstancesRow) int { return len(r.Context) },
-		Shown: func(r queries.ListInstancesRow) bool { return page.versions == nil || page.versions[r.ID] == r.Version },
-		Rest:  func() string { return page.rest },
+		Rest:  func() string { return rest },
 		Item:  func(r queries.ListInstancesRow) Instance { return InstanceOfRow(queries.GetInstancesRow(r)) },
 		Key:   f.key,
 	}, from.Limit, from.Cursor)
@@ -182,33 +178,59 @@ func inStates(ctx context.Context, q *queries.Queries, p queries.ListInstancesPa
 	return q.InstancesInStates(ctx, in)
 }
 
-// A found is a page of instances that another statement has found.
+// A found is a page of instances that one statement has found, for another one to read.
 type found struct {
-	versions map[uuid.UUID]int64
-	rest     string // The key behind which the list goes on, if it does although the page has fewer rows than were asked for.
+	ids      []uuid.UUID
+	versions []int64
+	rest     *uuid.UUID       // The id behind which the list goes on, if it does although the page has fewer ids than were asked for.
+	key      func(int) string // The key of the list by the place of an instance, as it was when it was found.
 }
 
-// readFound reads the instances that were found. Those that have moved since are in the page; the list must leave them out.
-// key is that of the list, by the place of an instance in what was found.
+// maxMoved is how often a page is found anew since its first instance has moved meanwhile.
+const maxMoved = 5
+
+// readFound finds instances, and reads them. An instance may have moved in between, even if only internally: then it may no
+// longer be in the list, or in another place. The page ends before it, and the next one finds it anew. rest is the key behind
+// which the list goes on, if it does although the page has fewer rows than were asked for.
 func readFound(
-	ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, ids []uuid.UUID, versions []int64, rest *uuid.UUID, key func(int) string,
-) (found, []queries.ListInstancesRow, error) {
-	page := found{versions: make(map[uuid.UUID]int64, len(ids))}
-	for i, id := range ids {
-		page.versions[id] = versions[i]
+	ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, find func() (found, error),
+) (list []queries.ListInstancesRow, rest string, err error) {
+	for tries := 0; ; tries++ {
+		page, err := find()
+		if err != nil {
+			return nil, "", err
+		}
+		rows, err := q.InstancesPage(ctx, queries.InstancesPageParams{TenantID: p.TenantID, Ids: page.ids, Bytes: p.Bytes})
+		if err != nil {
+			return nil, "", err
+		}
+		list, rest = make([]queries.ListInstancesRow, 0, len(rows)), ""
+		switch {
+		case page.rest != nil:
+			rest = page.rest.String()
+		case len(page.ids) == int(p.RowLimit) && len(rows) < len(page.ids): // The others were purged.
+			rest = page.key(len(page.ids) - 1)
+		}
+		place, again := 0, false
+		for _, r := range rows {
+			for page.ids[place] != r.ID {
+				place++
+			}
+			if page.versions[place] != r.Version {
+				if again = place == 0 && tries < maxMoved; place > 0 {
+					rest = page.key(place - 1)
+				}
+				if place > 0 || again {
+					break
+				}
+				continue // It moves all the time.
+			}
+			list = append(list, queries.ListInstancesRow(r))
+		}
+		if !again {
+			return list, rest, nil
+		}
 	}
-	rows, err := q.InstancesPage(ctx, queries.InstancesPageParams{TenantID: p.TenantID, Ids: ids, Bytes: p.Bytes})
-	switch {
-	case rest != nil:
-		page.rest = rest.String()
-	case len(ids) == int(p.RowLimit) && len(rows) < len(ids): // Some were purged.
-		page.rest = key(len(ids) - 2)
-	}
-	list := make([]queries.ListInstancesRow, len(rows))
-	for i, r := range rows {
-		list[i] = queries.ListInstancesRow(r)
-	}
-	return page, list, err
 }
 
 // params are the conditions of a filter, for a choice of its names.

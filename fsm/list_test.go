@@ -13,6 +13,7 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -300,6 +301,77 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 	folded = "all is folded"
 	near(true)
 	lists()
+}
+
+// An instance may move, or be purged, while a page is read: after it was found, and before it is read. All others are on one
+// page each, and so is an instance that still is where the list finds it.
+func TestPagesDuringWhichInstancesMove(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, `{"name": "top", "initial": "A", "search": {"f": "$.context.f"}, "states": {
+		"A": {"on": {"note": {"assign": {"*": ["g"]}}, "again": "A", "end": "Z"}}, "Z": {"type": "final"}}}`)
+	dbtest.SetClock(t, pool, fsmtest.Noon)
+	const limit = 3
+	for _, sort := range []fsm.Sort{fsm.SortCreatedAt, fsm.SortCreatedAtDesc, fsm.SortStateChangedAt, fsm.SortStateChangedAtDesc} {
+		for _, f := range []fsm.Filter{{States: []string{"A"}}, {Where: []string{"f=x"}}} {
+			byChange := strings.HasSuffix(string(sort), "state_changed_at")
+			if f.Where != nil && byChange {
+				continue
+			}
+			f.Workflows, f.Sort = []string{"top"}, sort
+			for _, moves := range []string{"note", "again", "end", "purge"} {
+				for at := range limit + 1 {
+					bounded.Exec(t, pool, "delete from pawl.instance")
+					bounded.Exec(t, pool, "delete from pawl.residence; delete from pawl.attribute")
+					var ids []uuid.UUID
+					for range 8 {
+						ids = append(ids, fsmtest.Create(t, s, "top", `{"f": "x"}`).ID)
+						dbtest.Advance(t, pool, time.Minute)
+					}
+					number(t, pool)
+					fold(t, pool)
+					if strings.HasPrefix(string(sort), "-") {
+						slices.Reverse(ids)
+					}
+					moved := ids[at]
+					var once sync.Once
+					moving := fsmtest.On(t, fsmtest.Spied(t, pool, func(c *pgxpool.Config) {
+						c.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, _ []any) {
+							if strings.Contains(sql, "name: InstancesPage") {
+								once.Do(func() {
+									if moves == "purge" {
+										bounded.Exec(t, pool, "delete from pawl.instance where id = $1", moved)
+									} else {
+										fsmtest.Fire(t, s, moved, moves, `{"g": 1}`)
+									}
+								})
+							}
+						}}
+					}), fsm.Config{})
+					var got []uuid.UUID
+					pages := 0
+					for page := (fsm.Page{Limit: limit}); pages == 0 || page.Cursor != ""; pages++ {
+						l, err := moving.List(t.Context(), fsm.DefaultTenant, f, page)
+						if err != nil || pages > 20 {
+							t.Fatalf("%+v: page %d: %v", f, pages, err)
+						}
+						for _, i := range l.Items {
+							got = append(got, i.ID)
+						}
+						page.Cursor = l.Next
+					}
+					want := ids
+					// In an order by its last change it takes another place, and may be left out or appear twice.
+					if stays := moves == "note" || moves == "again" && !byChange || moves == "end" && f.Where != nil; !stays {
+						isMoved := func(id uuid.UUID) bool { return id == moved }
+						want, got = slices.DeleteFunc(slices.Clone(ids), isMoved), slices.DeleteFunc(got, isMoved)
+					}
+					if !slices.Equal(got, want) {
+						t.Errorf("%+v, and %s of the instance at %d: the pages have\n%v, want\n%v", f, moves, at, got, want)
+					}
+				}
+			}
+		}
+	}
 }
 
 // The values of a filter may be given in another order for the next page.

@@ -131,7 +131,8 @@ func diagnosedTask(t diagnosis.Task) api.DiagnosedTask {
 
 func diagnosedDelivery(d diagnosis.Delivery) api.DiagnosedDelivery {
 	return api.DiagnosedDelivery{
-		ID: d.ID.String(), SubscriptionID: textOf(d.SubscriptionID), Host: optional(d.Host), Version: d.Version, Type: d.Type,
+		ID: d.ID.String(), SubscriptionID: textOf(d.SubscriptionID), Host: optional(d.Host), Version: d.Version,
+		FindingID: textOf(d.FindingID), Type: d.Type,
 		Status: api.DeliveryStatus(d.Status), Attempts: d.Attempts, NextAttemptAt: (*api.Timestamp)(d.NextAttemptAt), LastStatus: d.LastStatus,
 		LastError: d.LastError, CreatedAt: api.Timestamp(d.CreatedAt), Disabled: d.Disabled, Failures: d.Failures,
 		RestsUntil: (*api.Timestamp)(d.RestsUntil), SecretMissing: d.SecretMissing,

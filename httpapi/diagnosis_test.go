@@ -158,6 +158,31 @@ func TestDiagnosticsOfUndoing(t *testing.T) {
 		"tasks.0.compensation", "true", "tasks.0.topic", "unpack", "tasks.0.status", "pending", "tasks.1.compensation", "false", "tasks.1.status", "done")
 }
 
+// A delivery of a finding about the instance is shown as that of a step is, in the order of both.
+func TestDiagnosticsOfToldFindings(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.patients()
+	id := a.create("patient", `{"context": {"fever": 40}}`)
+	sub := a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`).want(http.StatusCreated).at("id")
+	finding := bounded.Value[string](t, a.pool, `
+		insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+		values ('default', pawl_private.uuid_v7(clock_timestamp()), 'slow', $1, 'patient', 'WARD.BED', 1, pawl.now(), pawl.now(), '{}')
+		returning id::text`, id)
+	bounded.Exec(t, a.pool, `
+		insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, finding_id, seq, type, status, attempts, created_at)
+		select 'default', pawl_private.uuid_v7(clock_timestamp()), $2, false, $1, case when seq <> 2 then seq end, case when seq = 2 then $3::uuid end, seq,
+			case when seq = 2 then 'pawl.finding.opened' else 'pawl.instance.transitioned' end, 'dead', 3, pawl.now()
+		from generate_series(1, 3) seq`, id, sub, finding)
+	bounded.Exec(t, a.pool, `
+		insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, finding_id, seq, type, status, attempts, next_attempt_at, created_at)
+		values ('default', pawl_private.uuid_v7(clock_timestamp()), gen_random_uuid(), false, $1, $2, 2, 'pawl.finding.opened', 'pending', 0, pawl.now(), pawl.now())`, id, finding)
+	a.get("/v1/instances/"+id+"/diagnostics").want(http.StatusOK).wantAt(
+		"deliveries.0.status", "pending", "deliveries.0.version", "null", "deliveries.0.finding_id", finding, "deliveries.0.type", "pawl.finding.opened",
+		"deliveries.1.version", "3", "deliveries.1.finding_id", missing, "deliveries.2.version", "null", "deliveries.2.finding_id", finding, "deliveries.3.version", "1",
+		"deliveries.4", missing)
+}
+
 // What is secret, or a payload, is in no part of the answer, wherever it may stand.
 func TestDiagnosticsKeepSecrets(t *testing.T) {
 	t.Parallel()
@@ -208,8 +233,8 @@ func TestDiagnosticsAreBounded(t *testing.T) {
 		select 'default', pawl_private.uuid_v7(clock_timestamp()), $1, 'parcel', 1, 1, 'PACKING', 'pack', 'pack', 1, 'done', now(), now(), now(), '{}' from generate_series(1, 150)`, id)
 	sub := a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`).want(http.StatusCreated).at("id")
 	bounded.Exec(t, a.pool, `
-		insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
-		select 'default', pawl_private.uuid_v7(clock_timestamp()), $2, false, $1, n, 'pawl.instance.transitioned', case when n % 2 = 0 then 'pending' else 'dead' end, 1, null, now()
+		insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, seq, type, status, attempts, next_attempt_at, created_at)
+		select 'default', pawl_private.uuid_v7(clock_timestamp()), $2, false, $1, n, n, 'pawl.instance.transitioned', case when n % 2 = 0 then 'pending' else 'dead' end, 1, null, now()
 		from generate_series(1, 300) n`, id, sub)
 	bounded.Exec(t, a.pool, `
 		insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, closed_at, detail)

@@ -82,6 +82,36 @@ func TestHealerFires(t *testing.T) {
 	wantAttempts(t, pool, 5*time.Hour, 0)
 }
 
+// The healer's step begins a trace if the step before it is traced, and is exported as a span. What follows is below it.
+func TestHealerIsTraced(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, nudged("nudged", `"on_stuck": {"event": "push"},`))
+	for _, flags := range []string{"01", "00"} {
+		bounded.Exec(t, pool, "select pawl.create_one('nudged', p_traceparent => $1)", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"+flags)
+	}
+	made(t, pool, "nudged", 1)
+	wantAttempts(t, pool, time.Hour, 3)
+	const pattern = `'^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$'`
+	got := bounded.Column[string](t, pool, `
+		select concat_ws(' ', right(b.traceparent, 2), right(h.traceparent, 2), substr(h.traceparent, 4, 32) <> substr(b.traceparent, 4, 32), h.traceparent ~ `+pattern+`)
+		from pawl.history h
+		join pawl.history b on b.instance_id = h.instance_id and b.version = 1
+		where h.actor = 'healer'
+		order by right(b.traceparent, 2)`)
+	if !slices.Equal(got, []string{"00 00 t t", "01 01 t t", ""}) {
+		t.Errorf("the traces of the healer's steps: %q", got)
+	}
+	spans := bounded.Column[string](t, pool, `
+		select concat_ws(' ', s ->> 'version', s ->> 'event', s ->> 'parent', h.actor = 'healer')
+		from pawl.own_steps(0, 1000) o
+		cross join lateral jsonb_array_elements(o.steps) s
+		join pawl.history h on h.instance_id = (s ->> 'instance')::uuid and h.version = (s ->> 'version')::bigint
+		order by h.version`)
+	if !slices.Equal(spans, []string{"1 f", "2 push t"}) {
+		t.Errorf("the spans: %q", spans)
+	}
+}
+
 // Attempts are counted since the last step that was not the healer's: neither a nudge that enters the state anew nor an internal
 // step begins anew. Between two attempts is the time after which the instance is slow. After the last one, and that time, a
 // finding says so. A caller's step closes it, and the healer begins anew.
@@ -386,6 +416,38 @@ func TestHealingIsPerTenant(t *testing.T) {
 	wantAttempts(t, pool, 0, 0)
 	if got := found(t, pool, "healing-paused"); len(got) > 0 {
 		t.Errorf("fewer than ten are stuck: %q", got)
+	}
+}
+
+// Many tasks end badly at once, and a look finds some of them. Healing waits until all are found, and then pauses. Those that are
+// known do not hold it up.
+func TestHealingWaitsForAllTasks(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, packing("packing", `"work": {"topic": "pack"}`, `"retry": "pack"`), nudged("nudged", `"on_stuck": {"event": "push"},`))
+	made(t, pool, "packing", 30)
+	bounded.Exec(t, pool, "select pawl.fail_work(w.id, w.lease, 'torn') from pawl.claim_work('pack', 'w', 30) w")
+	folded(t, pool)
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.task where status = 'error'"); n != 30 {
+		t.Fatalf("%d tasks have failed", n)
+	}
+	attempts := 0
+	for calls, more := 0, true; more; calls++ {
+		if calls > 100 {
+			t.Fatal("the looks come to no end")
+		}
+		more = bounded.Value[bool](t, pool, "select more from pawl.finding_look(7, '0 s')")
+		attempts += bounded.Value[int](t, pool, "select attempts from pawl.heal(100, '0 s')")
+	}
+	if got := found(t, pool, "healing-paused"); attempts != 0 || len(got) != 1 {
+		t.Errorf("%d attempts, and paused: %q", attempts, got)
+	}
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding where kind = 'task-dead' and closed_at is null"); n != 30 {
+		t.Errorf("%d findings task-dead, want 30", n)
+	}
+	for range 10 {
+		if bounded.Value[bool](t, pool, "select more from pawl.finding_look(7, '0 s')") {
+			t.Error("a look that finds nothing new is not complete")
+		}
 	}
 }
 

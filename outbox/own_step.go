@@ -13,7 +13,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/session"
 )
 
-// An OwnStep is a step that no request to a process has made: that of a timer, of a task, or of a SQL caller.
+// An OwnStep is a step that no request to a process has made: that of a timer, of a task, of the healer, or of a SQL caller.
 type OwnStep struct {
 	Tenant   string    `json:"tenant"`
 	Instance uuid.UUID `json:"instance"`

@@ -86,6 +86,7 @@ type diagnosisAnswer struct {
 		SubscriptionID *string `json:"subscription_id"`
 		Host           *string `json:"host"`
 		Version        *int64  `json:"version"`
+		FindingID      *string `json:"finding_id"`
 		Attempts       int     `json:"attempts"`
 		NextAttemptAt  *string `json:"next_attempt_at"`
 		LastError      *string `json:"last_error"`
@@ -312,17 +313,17 @@ func (d *diagnosisAnswer) undoing() section {
 }
 
 func (d *diagnosisAnswer) deliveries() section {
-	s := section{title: "DELIVERIES", head: []any{"STATUS", "TO", "HOST", "STEP", "ATTEMPTS", "NEXT ATTEMPT", "RESTS UNTIL", "ERROR"}}
+	s := section{title: "DELIVERIES", head: []any{"STATUS", "TO", "HOST", "ABOUT", "ATTEMPTS", "NEXT ATTEMPT", "RESTS UNTIL", "ERROR"}}
 	for _, m := range d.Deliveries {
 		to := "callback"
 		if m.SubscriptionID != nil {
 			to = *m.SubscriptionID
 		}
-		step := "finding"
+		about := "finding"
 		if m.Version != nil {
-			step = fmt.Sprint(*m.Version)
+			about = fmt.Sprintf("step %d", *m.Version)
 		}
-		s.add(m.Status, to, orDash(m.Host), step, m.Attempts, orDash(m.NextAttemptAt), orDash(m.RestsUntil), orDash(m.LastError))
+		s.add(m.Status, to, orDash(m.Host), about, m.Attempts, orDash(m.NextAttemptAt), orDash(m.RestsUntil), orDash(m.LastError))
 	}
 	return s
 }

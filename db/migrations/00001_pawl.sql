@@ -6024,7 +6024,7 @@ end
 $$;
 -- +goose StatementEnd
 
--- next_traceparent is the traceparent of a step that a timer makes: it begins a trace, which is sampled if the step before
+-- next_traceparent is the traceparent of a step that a timer or the healer makes: it begins a trace, which is sampled if the step before
 -- it is.
 -- p_before: the traceparent of the step before
 -- Returns:  an empty text if that has none, or one that is invalid
@@ -8965,14 +8965,15 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- epoch_at is the epoch in which a position was given.
+-- epoch_at is the epoch in which a position was given; the present one for null.
 -- +goose StatementBegin
 create function pawl_private.epoch_at(p_position bigint) returns bigint
 language sql stable
-as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where e.first_position < p_position $$;
+as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where p_position is null or e.first_position < p_position $$;
 -- +goose StatementEnd
 
 -- finding_message_of makes the message of a finding. The planner inlines it.
+-- p_position: null for none, which the message has as 0
 -- Returns: one row
 -- +goose StatementBegin
 create function pawl_private.finding_message_of(p_finding pawl.finding, p_position bigint) returns setof pawl.finding_message
@@ -8981,7 +8982,7 @@ as $$
   select
     (p_finding).tenant_id, (p_finding).id, (p_finding).kind, (p_finding).instance_id, (p_finding).workflow, (p_finding).state,
     (p_finding).visit_version, (p_finding).since, (p_finding).opened_at, (p_finding).closed_at, (p_finding).detail,
-    pawl_private.epoch_at(p_position), p_position
+    pawl_private.epoch_at(p_position), coalesce(p_position, 0)
 $$;
 -- +goose StatementEnd
 
@@ -9439,12 +9440,13 @@ $$;
 -- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
 --
 -- On another server the rows of the audit without a position get one, too. Findings without one are written anew, as steps
--- are. No look and no fold goes on meanwhile, since they hold the row of their consumer.
+-- are. No look and no fold goes on meanwhile, since they hold the row of their consumer. Nor does the healer, which writes findings
+-- and then history: like a look it begins with the row of watch.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
 -- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps, or opened findings, is
 --          still open; ask again
--- Locks:   on another server history (share), finding (share); log_head, consumer, subscription
+-- Locks:   on another server watch (exclusive), history (share), finding (share); log_head, consumer, subscription
 -- Writes:  log_epoch, log_head, audit_log, finding, history, consumer, subscription, purged_instance, log_mark
 -- +goose StatementBegin
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
@@ -9476,6 +9478,7 @@ begin
   end if;
   if restored then
     perform pawl_private.commit_durably();
+    lock table pawl_private.watch in exclusive mode;
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
@@ -10555,7 +10558,7 @@ create index delivery_finding_idx on pawl.delivery (tenant_id, finding_id)
 create index delivery_subscription_idx on pawl.delivery (tenant_id, subscription_id, id);
 create index delivery_dead_idx on pawl.delivery (tenant_id, id)
   where status = 'dead';
-create index delivery_dead_instance_idx on pawl.delivery (tenant_id, instance_id, version)
+create index delivery_dead_instance_idx on pawl.delivery (tenant_id, instance_id, seq)
   where status = 'dead';
 -- Delivered rows, to purge.
 create index delivery_delivered_idx on pawl.delivery (id)
@@ -11300,7 +11303,8 @@ $$;
 
 -- 50_webhook/delivery_findings.sql
 
--- delivery_findings reads the messages of findings.
+-- delivery_findings reads the messages of findings. One may have no position yet: the change of a subscription routes it
+-- before.
 -- Returns: one message per finding that is still kept, in the order of the parameters
 -- +goose StatementBegin
 create function pawl.delivery_findings(p_tenants text[], p_ids uuid[]) returns setof pawl.finding_message
@@ -11315,9 +11319,9 @@ as $$
   cross join lateral (
     select f as finding from pawl.finding f where f.tenant_id = k.tenant_id and f.id = k.id limit 1
   ) f
-  cross join lateral (
+  left join lateral (
     select l.position from pawl.log l where l.tenant_id = k.tenant_id and l.finding_id = k.id limit 1
-  ) l
+  ) l on true
   cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
   order by k.place
 $$;
@@ -13171,9 +13175,9 @@ declare
   v_name text := p_range.name;
   v_low text := p_range.low;
   v_high text := p_range.high;
-  v_prefix text := p_range.prefix;
-  -- One value alone makes the order of an index that of the ids.
-  v_value text := case when v_low = v_high and v_prefix is null then v_low end;
+  -- One value alone makes the order of an index that of the ids. How it begins need not be asked then.
+  v_value text := case when v_low = v_high and starts_with(v_low, coalesce(p_range.prefix, '')) then v_low end;
+  v_prefix text := case when v_value is null then p_range.prefix end;
 begin
   case p_range.kind
     when 'text' then
@@ -19743,6 +19747,8 @@ begin
   select * into v_deliveries
   from pawl_private.look_at_deliveries(row(v_watch.delivery_tenant, v_watch.delivery_id)::pawl_private.watched, v_limit, v_now);
   opened := opened + v_tasks.opened + v_deliveries.opened;
+  -- Where tasks ended badly, there may be more behind them. Those that are known already are walked at leisure.
+  more := more or v_tasks.opened > 0 and (v_tasks.place).tenant <> '';
   closed := v_causes.closed;
 
   select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
@@ -19822,8 +19828,10 @@ begin
     from pawl.fire(
       p_tenants => array[p_instance.tenant_id::text], p_ids => array[p_instance.id], p_events => array[p_on_stuck ->> 'event'],
       p_payloads => array['{}'::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{healer}',
-      p_reasons => array[v_reason], p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true,
-      p_history_keys => array['heal:' || p_finding.id]) f;
+      p_reasons => array[v_reason], p_correlation_ids => '{""}',
+      p_traceparents => array[pawl_private.next_traceparent(
+        pawl_private.traceparent_of(p_instance.tenant_id, p_instance.id, p_instance.version))],
+      p_verified => true, p_history_keys => array['heal:' || p_finding.id]) f;
     outcome := coalesce((select c.problem from pawl_private.condition c where c.outcome = v_fired.code), v_fired.code);
     version := case v_fired.code when 'applied' then (v_fired.instance).version else p_instance.version end;
   else
@@ -20298,8 +20306,8 @@ $$;
 
 -- 90_telemetry/own_steps.sql
 
--- own_steps reads the steps that no request to a process has made, and so no process has a span of: those of timers, of tasks
--- and of SQL callers. A process that exports spans follows the log with it.
+-- own_steps reads the steps that no request to a process has made, and so no process has a span of: those of timers, of tasks,
+-- of the healer and of SQL callers. A process that exports spans follows the log with it.
 -- p_after: the position up to which it was read; null to begin: with the steps of the last 30 seconds, at most p_limit
 -- p_limit: how many positions it reads at most
 -- Returns: until: the position up to which it has read. steps: the steps that are sampled, in the order of position, each an
@@ -20330,8 +20338,15 @@ begin
     select l.* from pawl.log l where l.position > v_after and l.position <= own_steps.until order by l.position
   ) l
   cross join lateral (
-    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' as by_task
+    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' and u.keyless as by_task,
+      h.actor = 'healer' and h.key like 'heal:%' and u.keyless as by_healer
     from pawl.history h
+    -- Callers may use such names, and such keys. But their keys are recorded.
+    cross join lateral (
+      select not exists (
+        select from pawl.idempotency_key k where k.tenant_id = h.tenant_id and k.key = h.key and k.instance_id = h.instance_id
+      ) as keyless
+    ) u
     where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
     limit 1
   ) h
@@ -20344,7 +20359,7 @@ begin
     limit 1
   ) p on true
   where substr(h.traceparent, 55, 1) ~ '[13579bdf]' and (p_after is not null or h.at >= pawl.now() - interval '30 seconds')
-    and (h.kind in ('timeout', 'expired') or h.by_task or h.kind in ('created', 'transition') and h.database_user is not null)
+    and (h.kind in ('timeout', 'expired') or h.by_task or h.by_healer or h.kind in ('created', 'transition') and h.database_user is not null)
     and not exists (
       select from pawl.history b
       where b.tenant_id = l.tenant_id and b.instance_id = l.instance_id and b.version = l.version - 1 and b.traceparent = h.traceparent);

@@ -133,11 +133,11 @@ where c.tenant_id = @tenant_id and c.instance_id = @instance_id
 order by c.number desc
 limit @row_limit;
 
--- DiagnosedDeliveries reads the deliveries of an instance that are pending, by subscription and step, and its dead letters,
--- the newest step first.
+-- DiagnosedDeliveries reads the deliveries of an instance that are pending, by subscription and in their order, and its dead
+-- letters, the newest first. Both are of steps and of findings.
 -- name: DiagnosedDeliveries :many
 select
-  d.id, d.subscription_id, d.callback, d.version, d.type, d.status, d.attempts, d.next_attempt_at, d.last_status, d.last_error,
+  d.id, d.subscription_id, d.callback, d.version, d.finding_id, d.type, d.status, d.attempts, d.next_attempt_at, d.last_status, d.last_error,
   d.created_at, s.url, s.disabled_at, coalesce(s.failures, 0)::integer as failures, s.circuit_open_until,
   (s.finding is not null)::boolean as resting
 from (
@@ -150,10 +150,10 @@ from (
   )
   union all
   (
-    select 2, row_number() over (order by p.tenant_id desc, p.instance_id desc, p.version desc), p.id
+    select 2, row_number() over (order by p.tenant_id desc, p.instance_id desc, p.seq desc), p.id
     from pawl.delivery p
     where p.tenant_id = @tenant_id and p.instance_id = @instance_id and p.status = 'dead'
-    order by p.tenant_id desc, p.instance_id desc, p.version desc
+    order by p.tenant_id desc, p.instance_id desc, p.seq desc
     limit @row_limit
   )
 ) n

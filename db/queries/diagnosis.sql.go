@@ -306,7 +306,7 @@ func (q *Queries) DiagnosedDeclarations(ctx context.Context, arg DiagnosedDeclar
 
 const diagnosedDeliveries = `-- name: DiagnosedDeliveries :many
 select
-  d.id, d.subscription_id, d.callback, d.version, d.type, d.status, d.attempts, d.next_attempt_at, d.last_status, d.last_error,
+  d.id, d.subscription_id, d.callback, d.version, d.finding_id, d.type, d.status, d.attempts, d.next_attempt_at, d.last_status, d.last_error,
   d.created_at, s.url, s.disabled_at, coalesce(s.failures, 0)::integer as failures, s.circuit_open_until,
   (s.finding is not null)::boolean as resting
 from (
@@ -319,10 +319,10 @@ from (
   )
   union all
   (
-    select 2, row_number() over (order by p.tenant_id desc, p.instance_id desc, p.version desc), p.id
+    select 2, row_number() over (order by p.tenant_id desc, p.instance_id desc, p.seq desc), p.id
     from pawl.delivery p
     where p.tenant_id = $1 and p.instance_id = $2 and p.status = 'dead'
-    order by p.tenant_id desc, p.instance_id desc, p.version desc
+    order by p.tenant_id desc, p.instance_id desc, p.seq desc
     limit $3
   )
 ) n
@@ -342,6 +342,7 @@ type DiagnosedDeliveriesRow struct {
 	SubscriptionID   uuid.UUID
 	Callback         bool
 	Version          *int64
+	FindingID        *uuid.UUID
 	Type             string
 	Status           string
 	Attempts         int32
@@ -356,8 +357,8 @@ type DiagnosedDeliveriesRow struct {
 	Resting          bool
 }
 
-// DiagnosedDeliveries reads the deliveries of an instance that are pending, by subscription and step, and its dead letters,
-// the newest step first.
+// DiagnosedDeliveries reads the deliveries of an instance that are pending, by subscription and in their order, and its dead
+// letters, the newest first. Both are of steps and of findings.
 func (q *Queries) DiagnosedDeliveries(ctx context.Context, arg DiagnosedDeliveriesParams) ([]DiagnosedDeliveriesRow, error) {
 	rows, err := q.db.Query(ctx, diagnosedDeliveries, arg.TenantID, arg.InstanceID, arg.RowLimit)
 	if err != nil {
@@ -372,6 +373,7 @@ func (q *Queries) DiagnosedDeliveries(ctx context.Context, arg DiagnosedDeliveri
 			&i.SubscriptionID,
 			&i.Callback,
 			&i.Version,
+			&i.FindingID,
 			&i.Type,
 			&i.Status,
 			&i.Attempts,

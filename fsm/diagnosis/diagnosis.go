@@ -201,8 +201,9 @@ type Delivery struct {
 	SubscriptionID *uuid.UUID
 	// Host is that of the endpoint, with its port if it is named; empty if there is no endpoint any more.
 	Host string
-	// Version is that of the instance after the step; nil for a finding. Type is that of the CloudEvent.
+	// Version is that of the step, and FindingID the finding, that the message tells of. The other one is nil.
 	Version      *int64
+	FindingID    *uuid.UUID
 	Type, Status string
 	Attempts     int
 	// NextAttemptAt is nil of a dead one, and of one that waits for an earlier message of the instance.

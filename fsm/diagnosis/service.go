@@ -331,8 +331,8 @@ func (r *reading) deliveries(ctx context.Context, within []string) error {
 	r.Deliveries = make([]Delivery, len(rows))
 	for i, d := range rows {
 		r.Deliveries[i] = Delivery{
-			ID: d.ID, SubscriptionID: &d.SubscriptionID, Host: hostOf(d.Url), Version: d.Version, Type: d.Type, Status: d.Status,
-			Attempts: int(d.Attempts), NextAttemptAt: d.NextAttemptAt, LastStatus: intOf(d.LastStatus), LastError: d.LastError,
+			ID: d.ID, SubscriptionID: &d.SubscriptionID, Host: hostOf(d.Url), Version: d.Version, FindingID: d.FindingID,
+			Type: d.Type, Status: d.Status, Attempts: int(d.Attempts), NextAttemptAt: d.NextAttemptAt, LastStatus: intOf(d.LastStatus), LastError: d.LastError,
 			CreatedAt: d.CreatedAt, Disabled: d.DisabledAt != nil, Failures: int(d.Failures), RestsUntil: d.CircuitOpenUntil,
 			SecretMissing: d.Resting,
 		}

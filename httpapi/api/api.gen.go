@@ -1941,7 +1941,7 @@ type DiagnosedDelivery struct {
 	// Attempts The number of attempts.
 	Attempts int `json:"attempts"`
 
-	// CreatedAt When the step was made.
+	// CreatedAt When the step was made, or the finding opened.
 	CreatedAt Timestamp `json:"created_at"`
 
 	// Disabled Whether the subscription is disabled.
@@ -1949,6 +1949,9 @@ type DiagnosedDelivery struct {
 
 	// Failures The number of failed attempts at the subscription since the last successful one.
 	Failures int `json:"failures"`
+
+	// FindingID The id of the finding. Only in deliveries of `pawl.finding.opened`.
+	FindingID *string `json:"finding_id,omitempty"`
 
 	// Host The host of the endpoint, with its port if that is named; null if the subscription or the callback is gone.
 	Host *string `json:"host"`
@@ -1962,7 +1965,7 @@ type DiagnosedDelivery struct {
 	// LastStatus The HTTP status of the last attempt; null if there was no answer.
 	LastStatus *int `json:"last_status"`
 
-	// NextAttemptAt When the next attempt is due; null if it is dead, and while it waits for the retry of an earlier step.
+	// NextAttemptAt When the next attempt is due; null if it is dead, and while it waits for the retry of an earlier message of the instance.
 	NextAttemptAt *Timestamp `json:"next_attempt_at"`
 
 	// RestsUntil Until when nothing is sent to the subscription; null if there is no such time.

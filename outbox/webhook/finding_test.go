@@ -95,6 +95,36 @@ func TestFindingsByFilter(t *testing.T) {
 	}
 }
 
+// A change of a subscription routes findings that have no position yet. They are sent all the same.
+func TestFindingWithoutAPosition(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t) // Without a sequencer.
+	bounded.Exec(t, pool, "select pawl.register_workflow($1)", outboxtest.Counter)
+	service := newServices(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true}})
+	t.Cleanup(service.Close)
+	r := newReceiver(t, nil)
+	s := subscribe(t, service, r.url, alone)
+	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true)")
+	what := outboxtest.Find(t, pool, outboxtest.Create(t, pool))
+	if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, subscription.Change{Filter: &alone}); err != nil {
+		t.Fatal(err)
+	}
+	webhooks(t, pool, quickly)
+	bounded.UntilSQL(t, pool, "select count(*) = 1 and bool_and(status <> 'pending') from pawl.delivery")
+	if got := bounded.Value[string](t, pool, "select concat_ws(' ', status, last_error) from pawl.delivery"); got != "delivered" {
+		t.Fatalf("the delivery is %s", got)
+	}
+	wantWhats(t, r.list(), []string{what})
+	if epoch, ok := r.list()[0].event.Extensions()["epoch"]; !ok || epoch != int32(1) {
+		t.Errorf("the epoch is %v", epoch)
+	}
+	// With a position it is routed again, and not told again.
+	outboxtest.Number(t, pool)
+	next := outboxtest.Find(t, pool, outboxtest.Create(t, pool))
+	bounded.UntilSQL(t, pool, allDelivered, 2)
+	wantWhats(t, r.list(), []string{what, next})
+}
+
 // A delivery of a finding is signed and logged as that of a step is.
 func TestFindingToAWebhook(t *testing.T) {
 	t.Parallel()

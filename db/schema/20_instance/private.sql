@@ -1783,7 +1783,7 @@ begin
 end
 $$;
 
--- next_traceparent is the traceparent of a step that a timer makes: it begins a trace, which is sampled if the step before
+-- next_traceparent is the traceparent of a step that a timer or the healer makes: it begins a trace, which is sampled if the step before
 -- it is.
 -- p_before: the traceparent of the step before
 -- Returns:  an empty text if that has none, or one that is invalid

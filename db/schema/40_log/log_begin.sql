@@ -7,12 +7,13 @@
 -- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
 --
 -- On another server the rows of the audit without a position get one, too. Findings without one are written anew, as steps
--- are. No look and no fold goes on meanwhile, since they hold the row of their consumer.
+-- are. No look and no fold goes on meanwhile, since they hold the row of their consumer. Nor does the healer, which writes findings
+-- and then history: like a look it begins with the row of watch.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
 -- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps, or opened findings, is
 --          still open; ask again
--- Locks:   on another server history (share), finding (share); log_head, consumer, subscription
+-- Locks:   on another server watch (exclusive), history (share), finding (share); log_head, consumer, subscription
 -- Writes:  log_epoch, log_head, audit_log, finding, history, consumer, subscription, purged_instance, log_mark
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
@@ -43,6 +44,7 @@ begin
   end if;
   if restored then
     perform pawl_private.commit_durably();
+    lock table pawl_private.watch in exclusive mode;
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();

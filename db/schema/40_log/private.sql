@@ -128,12 +128,13 @@ as $$
   ) s on true
 $$;
 
--- epoch_at is the epoch in which a position was given.
+-- epoch_at is the epoch in which a position was given; the present one for null.
 create function pawl_private.epoch_at(p_position bigint) returns bigint
 language sql stable
-as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where e.first_position < p_position $$;
+as $$ select coalesce(max(e.epoch), 1) from pawl.log_epoch e where p_position is null or e.first_position < p_position $$;
 
 -- finding_message_of makes the message of a finding. The planner inlines it.
+-- p_position: null for none, which the message has as 0
 -- Returns: one row
 create function pawl_private.finding_message_of(p_finding pawl.finding, p_position bigint) returns setof pawl.finding_message
 language sql stable
@@ -141,7 +142,7 @@ as $$
   select
     (p_finding).tenant_id, (p_finding).id, (p_finding).kind, (p_finding).instance_id, (p_finding).workflow, (p_finding).state,
     (p_finding).visit_version, (p_finding).since, (p_finding).opened_at, (p_finding).closed_at, (p_finding).detail,
-    pawl_private.epoch_at(p_position), p_position
+    pawl_private.epoch_at(p_position), coalesce(p_position, 0)
 $$;
 
 -- logged_at is when the step of a row of the log was made, or its finding opened; null if it is gone.

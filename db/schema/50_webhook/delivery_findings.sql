@@ -1,4 +1,5 @@
--- delivery_findings reads the messages of findings.
+-- delivery_findings reads the messages of findings. One may have no position yet: the change of a subscription routes it
+-- before.
 -- Returns: one message per finding that is still kept, in the order of the parameters
 create function pawl.delivery_findings(p_tenants text[], p_ids uuid[]) returns setof pawl.finding_message
 language sql stable security definer
@@ -12,9 +13,9 @@ as $$
   cross join lateral (
     select f as finding from pawl.finding f where f.tenant_id = k.tenant_id and f.id = k.id limit 1
   ) f
-  cross join lateral (
+  left join lateral (
     select l.position from pawl.log l where l.tenant_id = k.tenant_id and l.finding_id = k.id limit 1
-  ) l
+  ) l on true
   cross join lateral pawl_private.finding_message_of(f.finding, l.position) m
   order by k.place
 $$;

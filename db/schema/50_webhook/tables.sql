@@ -167,7 +167,7 @@ create index delivery_finding_idx on pawl.delivery (tenant_id, finding_id)
 create index delivery_subscription_idx on pawl.delivery (tenant_id, subscription_id, id);
 create index delivery_dead_idx on pawl.delivery (tenant_id, id)
   where status = 'dead';
-create index delivery_dead_instance_idx on pawl.delivery (tenant_id, instance_id, version)
+create index delivery_dead_instance_idx on pawl.delivery (tenant_id, instance_id, seq)
   where status = 'dead';
 -- Delivered rows, to purge.
 create index delivery_delivered_idx on pawl.delivery (id)

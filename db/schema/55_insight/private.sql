@@ -608,9 +608,9 @@ declare
   v_name text := p_range.name;
   v_low text := p_range.low;
   v_high text := p_range.high;
-  v_prefix text := p_range.prefix;
-  -- One value alone makes the order of an index that of the ids.
-  v_value text := case when v_low = v_high and v_prefix is null then v_low end;
+  -- One value alone makes the order of an index that of the ids. How it begins need not be asked then.
+  v_value text := case when v_low = v_high and starts_with(v_low, coalesce(p_range.prefix, '')) then v_low end;
+  v_prefix text := case when v_value is null then p_range.prefix end;
 begin
   case p_range.kind
     when 'text' then

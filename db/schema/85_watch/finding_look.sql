@@ -51,6 +51,8 @@ begin
   select * into v_deliveries
   from pawl_private.look_at_deliveries(row(v_watch.delivery_tenant, v_watch.delivery_id)::pawl_private.watched, v_limit, v_now);
   opened := opened + v_tasks.opened + v_deliveries.opened;
+  -- Where tasks ended badly, there may be more behind them. Those that are known already are walked at leisure.
+  more := more or v_tasks.opened > 0 and (v_tasks.place).tenant <> '';
   closed := v_causes.closed;
 
   select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');

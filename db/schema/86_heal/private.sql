@@ -24,8 +24,10 @@ begin
     from pawl.fire(
       p_tenants => array[p_instance.tenant_id::text], p_ids => array[p_instance.id], p_events => array[p_on_stuck ->> 'event'],
       p_payloads => array['{}'::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{healer}',
-      p_reasons => array[v_reason], p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true,
-      p_history_keys => array['heal:' || p_finding.id]) f;
+      p_reasons => array[v_reason], p_correlation_ids => '{""}',
+      p_traceparents => array[pawl_private.next_traceparent(
+        pawl_private.traceparent_of(p_instance.tenant_id, p_instance.id, p_instance.version))],
+      p_verified => true, p_history_keys => array['heal:' || p_finding.id]) f;
     outcome := coalesce((select c.problem from pawl_private.condition c where c.outcome = v_fired.code), v_fired.code);
     version := case v_fired.code when 'applied' then (v_fired.instance).version else p_instance.version end;
   else

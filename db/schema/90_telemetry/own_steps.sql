@@ -1,5 +1,5 @@
--- own_steps reads the steps that no request to a process has made, and so no process has a span of: those of timers, of tasks
--- and of SQL callers. A process that exports spans follows the log with it.
+-- own_steps reads the steps that no request to a process has made, and so no process has a span of: those of timers, of tasks,
+-- of the healer and of SQL callers. A process that exports spans follows the log with it.
 -- p_after: the position up to which it was read; null to begin: with the steps of the last 30 seconds, at most p_limit
 -- p_limit: how many positions it reads at most
 -- Returns: until: the position up to which it has read. steps: the steps that are sampled, in the order of position, each an
@@ -29,8 +29,15 @@ begin
     select l.* from pawl.log l where l.position > v_after and l.position <= own_steps.until order by l.position
   ) l
   cross join lateral (
-    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' as by_task
+    select h.*, h.kind in ('result', 'compensated') or h.actor like 'task:%' and h.key like 'task:%' and u.keyless as by_task,
+      h.actor = 'healer' and h.key like 'heal:%' and u.keyless as by_healer
     from pawl.history h
+    -- Callers may use such names, and such keys. But their keys are recorded.
+    cross join lateral (
+      select not exists (
+        select from pawl.idempotency_key k where k.tenant_id = h.tenant_id and k.key = h.key and k.instance_id = h.instance_id
+      ) as keyless
+    ) u
     where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
     limit 1
   ) h
@@ -43,7 +50,7 @@ begin
     limit 1
   ) p on true
   where substr(h.traceparent, 55, 1) ~ '[13579bdf]' and (p_after is not null or h.at >= pawl.now() - interval '30 seconds')
-    and (h.kind in ('timeout', 'expired') or h.by_task or h.kind in ('created', 'transition') and h.database_user is not null)
+    and (h.kind in ('timeout', 'expired') or h.by_task or h.by_healer or h.kind in ('created', 'transition') and h.database_user is not null)
     and not exists (
       select from pawl.history b
       where b.tenant_id = l.tenant_id and b.instance_id = l.instance_id and b.version = l.version - 1 and b.traceparent = h.traceparent);
