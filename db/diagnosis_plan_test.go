@@ -28,8 +28,8 @@ const crowded = `
 		select 'default', t.id, n, 'work', 'k', t.id, now() from task t, generate_series(1, 4) n
 	),
 	delivery as (
-		insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, created_at, delivered_at)
-		select 'default', gen_random_uuid(), gen_random_uuid(), false, i.id, n, 'pawl.instance.transitioned',
+		insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, seq, type, status, attempts, created_at, delivered_at)
+		select 'default', gen_random_uuid(), gen_random_uuid(), false, i.id, n, n, 'pawl.instance.transitioned',
 			(array['pending', 'dead', 'delivered', 'delivered'])[1 + n % 4], 1, now(), now()
 		from i, generate_series(1, i.many) n
 	),

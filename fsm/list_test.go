@@ -319,11 +319,10 @@ func TestPagesDuringWhichInstancesMove(t *testing.T) {
 			}
 			f.Workflows, f.Sort = []string{"top"}, sort
 			for _, moves := range []string{"note", "again", "end", "purge"} {
-				for at := range limit + 1 {
-					bounded.Exec(t, pool, "delete from pawl.instance")
-					bounded.Exec(t, pool, "delete from pawl.residence; delete from pawl.attribute")
+				for _, at := range []int{0, limit - 1, limit} {
+					bounded.Exec(t, pool, "delete from pawl.history; delete from pawl.instance; delete from pawl.residence; delete from pawl.attribute")
 					var ids []uuid.UUID
-					for range 8 {
+					for range 6 {
 						ids = append(ids, fsmtest.Create(t, s, "top", `{"f": "x"}`).ID)
 						dbtest.Advance(t, pool, time.Minute)
 					}
