@@ -151,6 +151,28 @@ func TestHealerEndsAtMax(t *testing.T) {
 	}
 }
 
+// An error that comes each time is a refused attempt, also one that no definition should be able to raise. Otherwise one
+// instance would keep all others from being healed.
+func TestHealerMeetsInternalErrors(t *testing.T) {
+	t.Parallel()
+	push := `"on_stuck": {"event": "push", "max": 1},`
+	pool := watched(t, nudged("e-xx000", push), nudged("e-53200", push), nudged("pushed", push))
+	bounded.Exec(t, pool, `
+		create function public.break() returns trigger language plpgsql as $$ begin raise using errcode = upper(substr(new.workflow, 3)), message = 'it breaks'; end $$;
+		create trigger break before insert on pawl.history for each row when (new.workflow <> 'pushed' and new.version > 1) execute function public.break()`)
+	for _, workflow := range []string{"e-xx000", "e-53200", "pushed"} {
+		made(t, pool, workflow, 1)
+	}
+	wantAttempts(t, pool, time.Hour, 3)
+	if got := healerSteps(t, pool); !slices.Equal(got, []string{"transition push WORK (slow, attempt 1 of 1)"}) {
+		t.Errorf("the healer's steps: %q", got)
+	}
+	wantAttempts(t, pool, time.Hour, 0)
+	if got := found(t, pool, "heal-failed"); !slices.Equal(got, slices.Repeat([]string{`{"event": "push", "outcome": "internal", "attempts": 1}`}, 2)) {
+		t.Errorf("findings: %q", got)
+	}
+}
+
 // A refusal is an attempt, and so is a guard that raises. It holds up no other instance.
 func TestHealerCountsRefusals(t *testing.T) {
 	t.Parallel()

@@ -19848,7 +19848,7 @@ when query_canceled then
   version := p_instance.version;
 when others then
   v_state := sqlstate;
-  if v_state ~ '^(08|25|40|53|55|57|58|XX)' then
+  if v_state ~ '^(08|25|40|531|533|534|55|57|58)' then
     raise;
   end if;
   version := p_instance.version;
