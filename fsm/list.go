@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
@@ -162,75 +161,6 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, from Page) 
 func (f Filter) isByStates() bool {
 	return len(f.States) > 0 && f.BusinessKey == "" && f.CorrelationID == "" && !f.FailingTimer &&
 		!(f.byChange() && !(f.CreatedAfter.IsZero() && f.CreatedBefore.IsZero()))
-}
-
-// inStates reads which instances are on a page of a list by states, by what was folded and what is not folded yet.
-func inStates(ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, c choice) (queries.InstancesInStatesRow, error) {
-	in := queries.InstancesInStatesParams{
-		TenantID: p.TenantID, Statuses: p.Statuses, CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore,
-		StuckFor: p.StuckFor, ByChange: p.ByChange, Ascending: p.Ascending, AfterChange: p.AfterChange, AfterID: p.AfterID,
-		RowLimit: p.RowLimit, Most: maxUnfolded, Few: maxStuck, Probes: maxStuck, Workflows: []string{}, States: []string{},
-	}
-	for _, pair := range c.pairs {
-		in.Workflows, in.States = append(in.Workflows, pair.workflow), append(in.States, pair.state)
-	}
-	in.Statuses = append([]string{}, sorted(in.Statuses)...)
-	return q.InstancesInStates(ctx, in)
-}
-
-// A found is a page of instances that one statement has found, for another one to read.
-type found struct {
-	ids      []uuid.UUID
-	versions []int64
-	rest     *uuid.UUID       // The id behind which the list goes on, if it does although the page has fewer ids than were asked for.
-	key      func(int) string // The key of the list by the place of an instance, as it was when it was found.
-}
-
-// maxMoved is how often a page is found anew since its first instance has moved meanwhile.
-const maxMoved = 5
-
-// readFound finds instances, and reads them. An instance may have moved in between, even if only internally: then it may no
-// longer be in the list, or in another place. The page ends before it, and the next one finds it anew. rest is the key behind
-// which the list goes on, if it does although the page has fewer rows than were asked for.
-func readFound(
-	ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, find func() (found, error),
-) (list []queries.ListInstancesRow, rest string, err error) {
-	for tries := 0; ; tries++ {
-		page, err := find()
-		if err != nil {
-			return nil, "", err
-		}
-		rows, err := q.InstancesPage(ctx, queries.InstancesPageParams{TenantID: p.TenantID, Ids: page.ids, Bytes: p.Bytes})
-		if err != nil {
-			return nil, "", err
-		}
-		list, rest = make([]queries.ListInstancesRow, 0, len(rows)), ""
-		switch {
-		case page.rest != nil:
-			rest = page.rest.String()
-		case len(page.ids) == int(p.RowLimit) && len(rows) < len(page.ids): // The others were purged.
-			rest = page.key(len(page.ids) - 1)
-		}
-		place, again := 0, false
-		for _, r := range rows {
-			for page.ids[place] != r.ID {
-				place++
-			}
-			if page.versions[place] != r.Version {
-				if again = place == 0 && tries < maxMoved; place > 0 {
-					rest = page.key(place - 1)
-				}
-				if place > 0 || again {
-					break
-				}
-				continue // It moves all the time.
-			}
-			list = append(list, queries.ListInstancesRow(r))
-		}
-		if !again {
-			return list, rest, nil
-		}
-	}
 }
 
 // params are the conditions of a filter, for a choice of its names.

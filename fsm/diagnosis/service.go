@@ -239,7 +239,7 @@ func (r *reading) tasks(ctx context.Context) error {
 	for _, a := range attempts {
 		of[a.TaskID] = append(of[a.TaskID], Attempt{
 			Number: int(a.Number), Reconciling: a.Kind == "reconcile", Worker: a.Worker, StartedAt: a.StartedAt, EndedAt: a.EndedAt,
-			Result: a.Result, Status: intOf(a.Status), Error: a.Error,
+			Result: a.Result, Status: database.Int(a.Status), Error: a.Error,
 		})
 	}
 	for _, t := range rows {
@@ -332,7 +332,7 @@ func (r *reading) deliveries(ctx context.Context, within []string) error {
 	for i, d := range rows {
 		r.Deliveries[i] = Delivery{
 			ID: d.ID, SubscriptionID: &d.SubscriptionID, Host: hostOf(d.Url), Version: d.Version, FindingID: d.FindingID,
-			Type: d.Type, Status: d.Status, Attempts: int(d.Attempts), NextAttemptAt: d.NextAttemptAt, LastStatus: intOf(d.LastStatus), LastError: d.LastError,
+			Type: d.Type, Status: d.Status, Attempts: int(d.Attempts), NextAttemptAt: d.NextAttemptAt, LastStatus: database.Int(d.LastStatus), LastError: d.LastError,
 			CreatedAt: d.CreatedAt, Disabled: d.DisabledAt != nil, Failures: int(d.Failures), RestsUntil: d.CircuitOpenUntil,
 			SecretMissing: d.Resting,
 		}
@@ -352,12 +352,8 @@ func (r *reading) refusals(ctx context.Context) error {
 }
 
 func (r *reading) findings(ctx context.Context) error {
-	kinds := make([]string, len(finding.Kinds))
-	for i, kind := range finding.Kinds {
-		kinds[i] = string(kind)
-	}
 	rows, err := r.DiagnosedFindings(ctx, queries.DiagnosedFindingsParams{
-		TenantID: r.tenant, InstanceID: r.id, Kinds: kinds, RowLimit: most + 1, OpenLimit: mostOpen,
+		TenantID: r.tenant, InstanceID: r.id, Kinds: finding.KindNames(), RowLimit: most + 1, OpenLimit: mostOpen,
 	})
 	// The item behind the newest ones says whether there are more. It is shown if it is one of the open ones.
 	open := map[string]int{}
@@ -413,12 +409,4 @@ func hostOf(text *string) string {
 // durationOf returns an interval as a duration, with days of 24 hours and months of 30 days.
 func durationOf(i pgtype.Interval) time.Duration {
 	return time.Duration(i.Microseconds)*time.Microsecond + (time.Duration(i.Days)+30*time.Duration(i.Months))*24*time.Hour
-}
-
-func intOf(n *int32) *int {
-	if n == nil {
-		return nil
-	}
-	i := int(*n)
-	return &i
 }

@@ -36,6 +36,15 @@ const (
 // Kinds are all kinds.
 var Kinds = []Kind{Orphaned, Slow, TaskLate, TaskDead, DeliveryDead, HealFailed, HealingPaused}
 
+// KindNames returns the names of all kinds.
+func KindNames() []string {
+	names := make([]string, len(Kinds))
+	for i, kind := range Kinds {
+		names[i] = string(kind)
+	}
+	return names
+}
+
 // A Finding is one thing that is, or was, wrong.
 type Finding struct {
 	ID   uuid.UUID
@@ -121,12 +130,8 @@ const maxCounted = 10_000
 // Kinds: Unavailable.
 func (s *Service) Counts(ctx context.Context) (map[Kind]int64, error) {
 	counts := make(map[Kind]int64, len(Kinds))
-	kinds := make([]string, len(Kinds))
-	for i, kind := range Kinds {
-		kinds[i] = string(kind)
-	}
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
-		rows, err := q.CountFindings(ctx, queries.CountFindingsParams{Kinds: kinds, Most: maxCounted})
+		rows, err := q.CountFindings(ctx, queries.CountFindingsParams{Kinds: KindNames(), Most: maxCounted})
 		for _, row := range rows {
 			counts[Kind(row.Kind)] = row.Findings
 		}

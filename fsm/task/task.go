@@ -174,18 +174,10 @@ func (s *Service) Attempts(ctx context.Context, tenant string, id uuid.UUID) ([]
 		for i, a := range rows {
 			attempts[i] = Attempt{
 				Number: int(a.Number), Reconciling: a.Kind == "reconcile", Key: a.Key, Worker: a.Worker, StartedAt: a.StartedAt, EndedAt: a.EndedAt,
-				Result: a.Result, Status: intOf(a.Status), Error: a.Error,
+				Result: a.Result, Status: database.Int(a.Status), Error: a.Error,
 			}
 		}
 		return err
 	})
 	return attempts, err
-}
-
-func intOf(n *int32) *int {
-	if n == nil {
-		return nil
-	}
-	i := int(*n)
-	return &i
 }

@@ -118,9 +118,9 @@ func (p place) behind(r queries.Moment) place {
 func momentOf(r queries.Moment) Moment {
 	return Moment{
 		At: r.At, EndedAt: r.EndedAt, Kind: r.Kind, Version: &r.Version, Step: r.Step, Event: r.Event, From: r.FromState, To: r.ToState,
-		Actor: r.Actor, Reason: r.Reason, Name: r.Name, TaskID: r.TaskID, Compensates: r.Compensates != nil && *r.Compensates, Attempt: intOf(r.Attempt),
+		Actor: r.Actor, Reason: r.Reason, Name: r.Name, TaskID: r.TaskID, Compensates: r.Compensates != nil && *r.Compensates, Attempt: database.Int(r.Attempt),
 		Reconciling: r.Reconciling != nil && *r.Reconciling, Status: r.Status,
-		HTTPStatus: intOf(r.HttpStatus), Failure: r.Failure, Worker: r.Worker, DeliveryID: r.DeliveryID, SubscriptionID: r.SubscriptionID,
+		HTTPStatus: database.Int(r.HttpStatus), Failure: r.Failure, Worker: r.Worker, DeliveryID: r.DeliveryID, SubscriptionID: r.SubscriptionID,
 	}
 }
 

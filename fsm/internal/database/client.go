@@ -196,20 +196,25 @@ type Trial func(ctx context.Context, f func(context.Context, *queries.Queries) e
 // is undone, and the others go on. It returns the error of f, or the driver's error.
 func (c *Client) Rehearse(ctx context.Context, statementTimeout string, f func(Trial) error) error {
 	errEnd := errors.New("the end of a rehearsal")
-	err := c.pass(ctx, func() error {
+	err := c.withTrial(ctx, pgx.TxOptions{}, statementTimeout, func(_ *queries.Queries, try Trial) error { return cmp.Or(f(try), errEnd) })
+	if errors.Is(err, errEnd) {
+		return nil
+	}
+	return err
+}
+
+// withTrial waits for its turn as Linger does, and runs f in a transaction with a Trial that is part of it.
+func (c *Client) withTrial(ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries, Trial) error) error {
+	return c.pass(ctx, func() error {
 		conn, err := c.reads.Acquire(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Release()
-		return session.Transact(ctx, conn.Conn(), pgx.TxOptions{}, statementTimeout, func(db queries.DBTX) error {
-			return cmp.Or(f(trialIn(db)), errEnd)
+		return session.Transact(ctx, conn.Conn(), options, statementTimeout, func(db queries.DBTX) error {
+			return f(queries.New(db), trialIn(db))
 		})
 	}, c.lingering, c.reading)
-	if errors.Is(err, errEnd) {
-		return nil
-	}
-	return err
 }
 
 // trialIn returns a Trial whose calls are part of a transaction. What a failed call has done is undone.
@@ -232,17 +237,8 @@ func trialIn(db queries.DBTX) Trial {
 // Picture waits for its turn as Linger does, and runs f in a transaction that cannot write, and whose statements all see the
 // same snapshot. A call that may fail, and leave the others to go on, is made by the Trial. It returns the mapped error.
 func (c *Client) Picture(ctx context.Context, f func(*queries.Queries, Trial) error) error {
-	err := c.pass(ctx, func() error {
-		conn, err := c.reads.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		defer conn.Release()
-		options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-		return session.Transact(ctx, conn.Conn(), options, "", func(db queries.DBTX) error {
-			return f(queries.New(db), trialIn(db))
-		})
-	}, c.lingering, c.reading)
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err := c.withTrial(ctx, options, "", f)
 	if err != nil {
 		return c.asError(err)
 	}
@@ -320,6 +316,14 @@ func Optional[T comparable](v T) *T {
 		return nil
 	}
 	return &v
+}
+
+// Int returns a number of a row as the API of Go has it; nil for null.
+func Int(n *int32) *int {
+	if n == nil {
+		return nil
+	}
+	return new(int(*n))
 }
 
 // NotNull returns a list for a parameter that must not be NULL, which a nil list would be.
