@@ -90,7 +90,7 @@ type client struct {
 func (c *client) id(i int) string { return c.ids[i%len(c.ids)] }
 
 // run drives a load at an address: first for the warm-up, which is not measured, then for the
-// duration, or longer until the first answer has come. begin and end are called right before and right
+// duration, or longer until the first answer has come that is no refusal. begin and end are called right before and right
 // after the time that is measured. Each client has a slice of the ids of its own.
 func (l *load) run(ctx context.Context, address string, ids []string, warmUp, duration time.Duration, begin, end func()) (*loadResult, error) {
 	var phase atomic.Int32
@@ -153,7 +153,7 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // drive sends requests until the load is over or the context ends. It signals each answer that came
-// during the measurement.
+// during the measurement and is no refusal.
 func (c *client) drive(ctx context.Context, phase *atomic.Int32, answered chan<- struct{}) {
 	defer c.hangUp()
 	last := math.MaxInt
@@ -176,6 +176,7 @@ func (c *client) drive(ctx context.Context, phase *atomic.Int32, answered chan<-
 			pause(ctx, 10*time.Millisecond)
 		case n == 0 && c.answer.retryAfter:
 			pause(ctx, refusedPause)
+			continue
 		case n > 0 && measured:
 			c.operations += n
 			c.latencies = append(c.latencies, int32(min(took.Microseconds(), math.MaxInt32)))
