@@ -7484,6 +7484,12 @@ begin
   v_now := pawl.now();
   if v_task.status = 'cancelled' or v_task.status = 'done' and v_task.left_at is null and v_task.problem is null then
     perform pawl_private.raise_condition('task-ended', format('the task was %s', v_task.status));
+  elsif v_task.compensates is not null and not exists (
+    select from pawl.compensation c
+    where c.tenant_id = p_tenant and c.instance_id = v_task.instance_id and c.number = v_task.compensates
+      and c.status <> 'undone' and coalesce(c.undone_by, p_id) = p_id
+  ) then
+    perform pawl_private.raise_condition('task-ended', 'the step is undone, or another task undoes it: see compensations of the instance');
   end if;
   v_stays := case
     when v_task.ended_at is not null then pawl_private.task_stays(v_task, v_locked.instance)

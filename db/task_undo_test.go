@@ -175,6 +175,37 @@ func TestUnknownCompensation(t *testing.T) {
 	b.wantState("D")
 }
 
+// Once a step is undone, and once another task undoes it, nobody says that a compensation of it ended otherwise.
+func TestResolvedCompensationIsTheLast(t *testing.T) {
+	t.Parallel()
+	refused := func(b *taskBench, id, outcome string) {
+		t.Helper()
+		_, err := b.pool.Exec(t.Context(), "select pawl.task_resolve('default', $1, $2, null, 'asked')", id, outcome)
+		wantCode(t, err, "PW40D")
+	}
+	b := startUndoing(t, "stop")
+	work := b.work("two")
+	b.fire("leave")
+	b.settle(work, completed)
+	b.wantTasks("two done left")
+	refused(b, b.task("two", "id"), "error")
+
+	b = startUndoing(t, "stop")
+	b.do("two", failed)
+	first := b.task("two", "id")
+	b.fire("abort")
+	b.sweep()
+	b.wantTasks("two error, two pending")
+	refused(b, first, "done")
+	b.do("two", completed)
+	refused(b, first, "done")
+	b.do("one", completed)
+	b.wantState("D")
+	if got := b.compensations(); got != "one undone, two undone" {
+		t.Fatal(got)
+	}
+}
+
 // What is done anew after it was undone, under a fresh key, is undone anew.
 func TestRetriedTaskIsUndoneAgain(t *testing.T) {
 	t.Parallel()

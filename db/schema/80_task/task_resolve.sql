@@ -3,7 +3,8 @@
 -- outcome before led to. Otherwise it only changes the task.
 -- p_outcome: done or error. p_result: what the definition reads as $.payload.body
 -- Returns: whether it moved the instance
--- Raises:  what pawl_private.operating raises; PW40K task-not-found; PW40D task-ended if it was cancelled, or was done and moved the instance; PW400
+-- Raises:  what pawl_private.operating raises; PW40K task-not-found; PW40D task-ended if it was cancelled, was done and moved the instance, or
+--          undoes a step that is undone or that a later task undoes; PW400
 -- Locks:   instance (for no key update), then task
 -- Writes:  task, audit, what fire writes
 create function pawl.task_resolve(
@@ -33,6 +34,12 @@ begin
   v_now := pawl.now();
   if v_task.status = 'cancelled' or v_task.status = 'done' and v_task.left_at is null and v_task.problem is null then
     perform pawl_private.raise_condition('task-ended', format('the task was %s', v_task.status));
+  elsif v_task.compensates is not null and not exists (
+    select from pawl.compensation c
+    where c.tenant_id = p_tenant and c.instance_id = v_task.instance_id and c.number = v_task.compensates
+      and c.status <> 'undone' and coalesce(c.undone_by, p_id) = p_id
+  ) then
+    perform pawl_private.raise_condition('task-ended', 'the step is undone, or another task undoes it: see compensations of the instance');
   end if;
   v_stays := case
     when v_task.ended_at is not null then pawl_private.task_stays(v_task, v_locked.instance)
