@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/google/uuid"
@@ -198,7 +199,6 @@ type reading struct {
 	tenant, workflow string
 	by               By
 	now              time.Time
-	lately           []queries.SumDwellsRow // What states has read, if the days from before on are among its days.
 }
 
 // group converts what a row is counted for.
@@ -224,29 +224,50 @@ func (r *reading) instances(out *Stats) error {
 }
 
 func (r *reading) states(out *Stats) error {
-	rows, err := bounded(r.sumDwells(r.by, out.From, out.To))
-	if !out.From.After(r.before()) && !out.To.Before(dayOf(r.now)) {
-		r.lately = rows
-	}
+	rows, err := bounded(r.q.SumDwells(r.ctx, queries.SumDwellsParams{
+		By: string(r.by), Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(out.From), ToDay: dateOf(out.To), RowLimit: MaxRows + 1,
+	}))
 	for _, d := range rows {
+		all := bucketed(d.Buckets, d.Visits)
 		out.States = append(out.States, StateStats{
-			Group: r.group(d.Version, d.Day.Time), State: d.State, Visits: d.Visits, P50: seconds(d.P50), P90: seconds(d.P90), P99: seconds(d.P99),
-			Mean: mean(d.Milliseconds, d.Visits), Total: float64(d.Milliseconds) / 1000,
+			Group: r.group(d.Version, d.Day.Time), State: d.State, Visits: all.sum(),
+			P50: all.quantile(50), P90: all.quantile(90), P99: all.quantile(99),
+			Mean: mean(d.Milliseconds, all.sum()), Total: float64(d.Milliseconds) / 1000,
 		})
 	}
 	return err
 }
 
-// sumDwells reads how long visits lasted that ended on some days.
-func (r *reading) sumDwells(by By, from, to time.Time) ([]queries.SumDwellsRow, error) {
-	return r.q.SumDwells(r.ctx, queries.SumDwellsParams{
-		By: string(by), Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(from), ToDay: dateOf(to), BeforeDay: dateOf(r.before()),
-		RowLimit: MaxRows + 1,
-	})
+// A histogram has the number of visits by how long they lasted, the shortest first.
+type histogram []bar
+
+// A bar has the visits of one bucket; see pawl_private.dwell_bucket. upTo counts those of the shorter ones, too.
+type bar struct {
+	bucket int32
+	upTo   int64
 }
 
-// before is the first of the days with which the last 24 hours are compared.
-func (r *reading) before() time.Time { return dayOf(r.now).AddDate(0, 0, 1-DefaultDays) }
+// bucketed returns the histogram of visits, each number of which is that of the bucket at its index.
+func bucketed(buckets []int32, visits []int64) histogram {
+	h := make(histogram, len(buckets))
+	for i, b := range buckets {
+		h[i] = bar{b, visits[i]}
+	}
+	slices.SortFunc(h, func(a, b bar) int { return cmp.Compare(a.bucket, b.bucket) })
+	for i := 1; i < len(h); i++ {
+		h[i].upTo += h[i-1].upTo
+	}
+	return h
+}
+
+// sum returns the number of all visits.
+func (h histogram) sum() int64 { return h[len(h)-1].upTo }
+
+// quantile returns how many seconds a share of the visits, in percent, lasted at most.
+func (h histogram) quantile(percent int64) float64 {
+	i := sort.Search(len(h), func(i int) bool { return 100*h[i].upTo >= percent*h.sum() })
+	return seconds(h[i].bucket)
+}
 
 // edges comes after states, to which it adds the leavings. Forced steps count as leavings, and instance migrations do not.
 func (r *reading) edges(out *Stats) error {
@@ -283,23 +304,25 @@ func share(part, whole int64) *float64 {
 	return new(float64(part) / float64(whole))
 }
 
-// hotspots comes after states, whose visits it adds up.
+// hotspots comes after states, whose visits it adds up. It compares the last 24 hours with the last DefaultDays days.
 func (r *reading) hotspots(out *Stats) error {
 	hour := r.now.Unix() / 3600
 	rows, err := r.q.SumDwellHours(r.ctx, queries.SumDwellHoursParams{Tenant: r.tenant, Workflow: r.workflow, FromHour: hour - 24, ToHour: hour})
 	if err != nil {
 		return err
 	}
-	if r.lately == nil && len(rows) > 0 {
-		if r.lately, err = r.sumDwells(ByNothing, r.before(), dayOf(r.now)); err != nil {
+	before := map[string]float64{}
+	if len(rows) > 0 {
+		today := dayOf(r.now)
+		all, err := r.q.SumVisits(r.ctx, queries.SumVisitsParams{
+			Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(today.AddDate(0, 0, 1-DefaultDays)), ToDay: dateOf(today),
+		})
+		if err != nil {
 			return err
 		}
-	}
-	type sums struct{ visits, milliseconds int64 }
-	before := map[string]sums{}
-	for _, d := range r.lately {
-		b := before[d.State]
-		before[d.State] = sums{b.visits + d.VisitsBefore, b.milliseconds + d.MillisecondsBefore}
+		for _, v := range all {
+			before[v.State] = mean(v.Milliseconds, v.Visits)
+		}
 	}
 	at := map[string]int{}
 	spot := func(state string) *Hotspot {
@@ -315,7 +338,7 @@ func (r *reading) hotspots(out *Stats) error {
 		total += s.Total
 	}
 	for _, l := range rows {
-		now, earlier := mean(l.Milliseconds, l.Visits), mean(before[l.State].milliseconds, before[l.State].visits)
+		now, earlier := mean(l.Milliseconds, l.Visits), before[l.State]
 		if l.Visits >= MinVisits && earlier > 0 {
 			h := spot(l.State)
 			h.Now, h.Before, h.Slowdown = &now, &earlier, new(now/earlier)

@@ -27,36 +27,34 @@ from (select pawl.insight_as_of() as as_of) a
 left join counted c on true
 order by 2, 3, 4;
 
--- SumDwells reads how long visits lasted, by state. Quantiles are buckets; see pawl_private.dwell_bucket. visits_before and
--- milliseconds_before are those of the days from before_day.
+-- SumDwells reads how long visits lasted, by state. buckets and visits belong together, and are in no order; see
+-- pawl_private.dwell_bucket.
 -- by: 'version' or 'day' for the visits of each
 -- name: SumDwells :many
 with visit as (
   select
     case when @by::text = 'version' then d.workflow_version else 0 end as version,
     case when @by::text = 'day' then d.day else date '1970-01-01' end as day, d.state, d.bucket, sum(d.visits)::bigint as visits,
-    sum(d.milliseconds)::bigint as milliseconds, (sum(d.visits) filter (where d.day >= @before_day::date))::bigint as visits_before,
-    (sum(d.milliseconds) filter (where d.day >= @before_day))::bigint as milliseconds_before
+    sum(d.milliseconds)::bigint as milliseconds
   from pawl.dwell_count d
   where d.tenant_id = @tenant::text and d.workflow = @workflow::text and d.day >= @from_day::date and d.day <= @to_day::date
   group by 1, 2, 3, 4
-),
-ranked as (
-  select
-    v.*, (sum(v.visits) over (partition by v.version, v.day, v.state order by v.bucket))::bigint as up_to,
-    (sum(v.visits) over (partition by v.version, v.day, v.state))::bigint as total
-  from visit v
 )
 select
-  r.version::integer as version, r.day::date as day, r.state::text as state, sum(r.visits)::bigint as visits,
-  sum(r.milliseconds)::bigint as milliseconds, coalesce(sum(r.visits_before), 0)::bigint as visits_before,
-  coalesce(sum(r.milliseconds_before), 0)::bigint as milliseconds_before, (min(r.bucket) filter (where 2 * r.up_to >= r.total))::integer as p50,
-  (min(r.bucket) filter (where 10 * r.up_to >= 9 * r.total))::integer as p90,
-  (min(r.bucket) filter (where 100 * r.up_to >= 99 * r.total))::integer as p99
-from ranked r
-group by r.version, r.day, r.state
-order by r.day, r.version, r.state
+  v.version::integer as version, v.day::date as day, v.state::text as state, sum(v.milliseconds)::bigint as milliseconds,
+  array_agg(v.bucket)::integer[] as buckets, array_agg(v.visits)::bigint[] as visits
+from visit v
+group by v.version, v.day, v.state
+order by v.day, v.version, v.state
 limit @row_limit::integer;
+
+-- SumVisits reads how many visits there were of each state, and how long they lasted together.
+-- name: SumVisits :many
+select d.state::text as state, sum(d.visits)::bigint as visits, sum(d.milliseconds)::bigint as milliseconds
+from pawl.dwell_count d
+where d.tenant_id = @tenant::text and d.workflow = @workflow::text and d.day >= @from_day::date and d.day <= @to_day::date
+group by d.state
+order by d.state;
 
 -- SumEdges reads how many steps led from a state to another. bad has those that ended their instance without completing it.
 -- by: see SumDwells
