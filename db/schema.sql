@@ -1302,11 +1302,8 @@ comment on column pawl_private.timer_lane.after_tenant is 'of the fast lane: the
 create table pawl_private.watch (
   looked_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
   task_tenant text collate "C" not null default ''::text,
-  task_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
   delivery_tenant text collate "C" not null default ''::text,
-  delivery_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
   cause_tenant text collate "C" not null default ''::text,
-  cause_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
   healed_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
   heal_tenant text collate "C" not null default ''::text,
   heal_workflow text collate "C" not null default ''::text,
@@ -1315,9 +1312,18 @@ create table pawl_private.watch (
   purged_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
 CREATE UNIQUE INDEX watch_has_one_row_idx ON pawl_private.watch USING btree ((true));
+comment on column pawl_private.watch.task_tenant is 'behind which tenant the walk over tasks goes on; empty: with the first one';
 comment on column pawl_private.watch.heal_workflow is 'with heal_tenant: behind which the healer goes on; empty: with the first one';
 comment on column pawl_private.watch.heal_cut is 'whether this round of the healer has left something that is due';
 comment on column pawl_private.watch.purged_at is 'with purged_id: the purge has looked at the findings that were closed up to then';
+
+create table pawl_private.watch_place (
+  walk text collate "C" not null,
+  tenant_id text collate "C" not null,
+  id uuid not null,
+  constraint watch_place_pkey PRIMARY KEY (walk, tenant_id),
+  constraint watch_place_walk_is_known CHECK ((walk = ANY (ARRAY['task'::text, 'delivery'::text, 'cause'::text])))
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
 
 create type pawl.outcome as (
   ordinal integer,
@@ -1413,11 +1419,6 @@ create type pawl_private.routed as (
   type text,
   at timestamp with time zone,
   epoch bigint
-);
-
-create type pawl_private.watched as (
-  tenant text,
-  id uuid
 );
 
 create view pawl.audit_message as
@@ -4181,6 +4182,7 @@ declare
   v_tasks record;
   v_deliveries record;
   v_causes record;
+  v_bad bigint;
   v_purged record;
 begin
   perform pawl_private.refuse_malformed(
@@ -4203,24 +4205,20 @@ begin
   end loop;
   more := v_looked >= v_limit;
 
-  select * into v_causes
-  from pawl_private.look_at_causes(row(v_watch.cause_tenant, v_watch.cause_id)::pawl_private.watched, v_limit, v_now);
-  select * into v_tasks
-  from pawl_private.look_at_tasks(row(v_watch.task_tenant, v_watch.task_id)::pawl_private.watched, v_limit, v_now);
-  select * into v_deliveries
-  from pawl_private.look_at_deliveries(row(v_watch.delivery_tenant, v_watch.delivery_id)::pawl_private.watched, v_limit, v_now);
-  opened := opened + v_tasks.opened + v_deliveries.opened;
+  select * into v_causes from pawl_private.walk_on('cause', v_watch.cause_tenant, v_limit);
+  closed := pawl_private.look_at_causes(v_causes.tenants, v_causes.ids, v_now);
+  select * into v_tasks from pawl_private.walk_on('task', v_watch.task_tenant, v_limit);
+  v_bad := pawl_private.look_at_tasks(v_tasks.tenants, v_tasks.ids, v_now);
   -- Where tasks ended badly, there may be more behind them. Those that are known already are walked at leisure.
-  more := more or v_tasks.opened > 0 and (v_tasks.place).tenant <> '';
-  closed := v_causes.closed;
+  more := more or v_bad > 0 and v_tasks.cut;
+  select * into v_deliveries from pawl_private.walk_on('delivery', v_watch.delivery_tenant, v_limit);
+  opened := opened + v_bad + pawl_private.look_at_deliveries(v_deliveries.tenants, v_deliveries.ids, v_now);
 
   select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
 
   update pawl_private.watch w
   set looked_at = case when more then '-infinity' else v_now end,
-    task_tenant = (v_tasks.place).tenant, task_id = (v_tasks.place).id,
-    delivery_tenant = (v_deliveries.place).tenant, delivery_id = (v_deliveries.place).id,
-    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id,
+    task_tenant = v_tasks.upto, delivery_tenant = v_deliveries.upto, cause_tenant = v_causes.upto,
     purged_at = v_purged.upto_at, purged_id = v_purged.upto_id;
 end
 $$;
@@ -12675,7 +12673,7 @@ end
 $$;
 revoke execute on function pawl_private.logged_at(pawl.log) from public;
 
-create function pawl_private.look_at_causes(p_after pawl_private.watched, p_limit integer, p_now timestamp with time zone, OUT place pawl_private.watched, OUT closed bigint) returns record
+create function pawl_private.look_at_causes(p_tenants text[], p_ids uuid[], p_now timestamp with time zone) returns bigint
 language plpgsql volatile
 set enable_bitmapscan = 'off'
 set enable_hashjoin = 'off'
@@ -12688,19 +12686,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_finding pawl.finding;
-  v_looked integer := 0;
-  v_last pawl_private.watched;
+  v_closed bigint := 0;
 begin
-  closed := 0;
   for v_finding in
-    select f.*
-    from pawl.finding f
-    where f.closed_at is null and f.cause_id is not null and (f.tenant_id, f.id) > (p_after.tenant, p_after.id)
-    order by f.tenant_id, f.id
-    limit p_limit
+    select f.* from unnest(p_tenants, p_ids) as w (tenant, id) cross join lateral (
+      select f.* from pawl.finding f where f.tenant_id = w.tenant and f.id = w.id limit 1
+    ) f
   loop
-    v_looked := v_looked + 1;
-    v_last := (v_finding.tenant_id, v_finding.id);
     continue when v_finding.kind = 'delivery-dead' and exists (
       select from pawl.delivery d where d.tenant_id = v_finding.tenant_id and d.id = v_finding.cause_id and d.status = 'dead');
     continue when v_finding.kind <> 'delivery-dead' and exists (
@@ -12712,14 +12704,14 @@ begin
     update pawl.finding f
     set closed_at = greatest(f.opened_at, p_now)
     where f.tenant_id = v_finding.tenant_id and f.id = v_finding.id and f.closed_at is null;
-    closed := closed + case when found then 1 else 0 end;
+    v_closed := v_closed + case when found then 1 else 0 end;
   end loop;
-  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+  return v_closed;
 end
 $$;
-revoke execute on function pawl_private.look_at_causes(pawl_private.watched,integer,timestamp with time zone) from public;
+revoke execute on function pawl_private.look_at_causes(text[],uuid[],timestamp with time zone) from public;
 
-create function pawl_private.look_at_deliveries(p_after pawl_private.watched, p_limit integer, p_now timestamp with time zone, OUT place pawl_private.watched, OUT opened bigint) returns record
+create function pawl_private.look_at_deliveries(p_tenants text[], p_ids uuid[], p_now timestamp with time zone) returns bigint
 language plpgsql volatile
 set enable_bitmapscan = 'off'
 set enable_hashjoin = 'off'
@@ -12733,19 +12725,13 @@ as $$
 declare
   v_delivery pawl.delivery;
   v_residence pawl.residence;
-  v_looked integer := 0;
-  v_last pawl_private.watched;
+  v_opened bigint := 0;
 begin
-  opened := 0;
   for v_delivery in
-    select d.*
-    from pawl.delivery d
-    where d.status = 'dead' and (d.tenant_id, d.id) > (p_after.tenant, p_after.id)
-    order by d.tenant_id, d.id
-    limit p_limit
+    select d.* from unnest(p_tenants, p_ids) as w (tenant, id) cross join lateral (
+      select d.* from pawl.delivery d where d.tenant_id = w.tenant and d.id = w.id and d.status = 'dead' limit 1
+    ) d
   loop
-    v_looked := v_looked + 1;
-    v_last := (v_delivery.tenant_id, v_delivery.id);
     continue when v_delivery.version is null;
     select r.* into v_residence
     from pawl.residence r
@@ -12760,12 +12746,12 @@ begin
         'delivery_id', v_delivery.id, 'subscription_id', case when not v_delivery.callback then v_delivery.subscription_id end,
         'attempts', v_delivery.attempts, 'last_status', v_delivery.last_status)))
     on conflict do nothing;
-    opened := opened + case when found then 1 else 0 end;
+    v_opened := v_opened + case when found then 1 else 0 end;
   end loop;
-  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+  return v_opened;
 end
 $$;
-revoke execute on function pawl_private.look_at_deliveries(pawl_private.watched,integer,timestamp with time zone) from public;
+revoke execute on function pawl_private.look_at_deliveries(text[],uuid[],timestamp with time zone) from public;
 
 create function pawl_private.look_at_place(p_place pawl_private.stuck_place, p_limit integer, p_now timestamp with time zone, OUT looked bigint, OUT opened bigint) returns record
 language plpgsql volatile
@@ -12921,7 +12907,7 @@ end
 $$;
 revoke execute on function pawl_private.look_at_place(pawl_private.stuck_place,integer,timestamp with time zone) from public;
 
-create function pawl_private.look_at_tasks(p_after pawl_private.watched, p_limit integer, p_now timestamp with time zone, OUT place pawl_private.watched, OUT opened bigint) returns record
+create function pawl_private.look_at_tasks(p_tenants text[], p_ids uuid[], p_now timestamp with time zone) returns bigint
 language plpgsql volatile
 set enable_bitmapscan = 'off'
 set enable_hashjoin = 'off'
@@ -12936,20 +12922,13 @@ declare
   v_task pawl.task;
   v_residence pawl.residence;
   v_kind text;
-  v_looked integer := 0;
-  v_last pawl_private.watched;
+  v_opened bigint := 0;
 begin
-  opened := 0;
   for v_task in
-    select t.*
-    from pawl.task t
-    where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null
-      and (t.tenant_id, t.id) > (p_after.tenant, p_after.id)
-    order by t.tenant_id, t.id
-    limit p_limit
+    select t.* from unnest(p_tenants, p_ids) as w (tenant, id) cross join lateral (
+      select t.* from pawl.task t where t.tenant_id = w.tenant and t.id = w.id limit 1
+    ) t
   loop
-    v_looked := v_looked + 1;
-    v_last := (v_task.tenant_id, v_task.id);
     select r.* into v_residence
     from pawl.residence r
     where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
@@ -12968,15 +12947,15 @@ begin
       jsonb_strip_nulls(jsonb_build_object(
         'task_id', v_task.id, 'task', v_task.name, 'status', v_task.status, 'error', coalesce(v_task.problem, v_task.result ->> 'error'))))
     on conflict do nothing;
-    opened := opened + case when found then 1 else 0 end;
+    v_opened := v_opened + case when found then 1 else 0 end;
     if v_kind = 'task-dead' then
-      opened := opened + pawl_private.open_orphaned(v_task.tenant_id, array[v_task.instance_id], p_now);
+      v_opened := v_opened + pawl_private.open_orphaned(v_task.tenant_id, array[v_task.instance_id], p_now);
     end if;
   end loop;
-  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+  return v_opened;
 end
 $$;
-revoke execute on function pawl_private.look_at_tasks(pawl_private.watched,integer,timestamp with time zone) from public;
+revoke execute on function pawl_private.look_at_tasks(text[],uuid[],timestamp with time zone) from public;
 
 create function pawl_private.matching(p_event text, p_events text[], p_patterns text[]) returns text
 language plpgsql immutable parallel safe
@@ -13334,6 +13313,36 @@ begin
 end
 $$;
 revoke execute on function pawl_private.next_traceparent(text) from public;
+
+create function pawl_private.next_watched(p_walk text, p_after text) returns text
+language plpgsql stable
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case p_walk
+    when 'task' then (
+      select t.tenant_id
+      from pawl.task t
+      where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null and t.tenant_id > p_after
+      order by t.tenant_id, t.id
+      limit 1)
+    when 'delivery' then (
+      select d.tenant_id from pawl.delivery d where d.status = 'dead' and d.tenant_id > p_after order by d.tenant_id, d.id limit 1)
+    when 'cause' then (
+      select f.tenant_id
+      from pawl.finding f
+      where f.closed_at is null and f.cause_id is not null and f.tenant_id > p_after
+      order by f.tenant_id, f.id
+      limit 1)
+  end;
+end
+$$;
+revoke execute on function pawl_private.next_watched(text,text) from public;
 
 create function pawl_private.note_changed_access() returns trigger
 language plpgsql volatile
@@ -16159,6 +16168,52 @@ end
 $$;
 revoke execute on function pawl_private.value_fulfils(jsonb,text,text,text,text) from public;
 
+create function pawl_private.walk_on(p_walk text, p_after text, p_limit integer, OUT tenants text[], OUT ids uuid[], OUT upto text, OUT cut boolean) returns record
+language plpgsql volatile
+as $$
+declare
+  v_tenant text := p_after;
+  v_next text[] := '{}';
+  v_share integer;
+  v_ids uuid[];
+begin
+  tenants := '{}'; ids := '{}'; upto := '';
+  loop
+    v_tenant := pawl_private.next_watched(p_walk, v_tenant);
+    if v_tenant is not null then
+      v_next := v_next || v_tenant;
+      if cardinality(v_next) >= p_limit / 10 then
+        upto := v_tenant;
+        exit;
+      end if;
+    else
+      exit when v_next <> '{}' or p_after = '';
+      -- There is no tenant behind p_after any more.
+      p_after := '';
+      v_tenant := '';
+    end if;
+  end loop;
+  cut := upto <> '' or p_after <> '';
+  v_share := p_limit / greatest(cardinality(v_next), 1);
+  foreach v_tenant in array v_next loop
+    v_ids := pawl_private.watched(p_walk, v_tenant, coalesce((
+      select p.id from pawl_private.watch_place p where p.walk = p_walk and p.tenant_id = v_tenant
+    ), '00000000-0000-0000-0000-000000000000'), v_share);
+    if cardinality(v_ids) < v_share then
+      delete from pawl_private.watch_place p where p.walk = p_walk and p.tenant_id = v_tenant;
+    else
+      cut := true;
+      insert into pawl_private.watch_place (walk, tenant_id, id)
+      values (p_walk, v_tenant, v_ids[v_share])
+      on conflict on constraint watch_place_pkey do update set id = excluded.id;
+    end if;
+    tenants := tenants || array_fill(v_tenant, array[cardinality(v_ids)]);
+    ids := ids || v_ids;
+  end loop;
+end
+$$;
+revoke execute on function pawl_private.walk_on(text,text,integer) from public;
+
 create function pawl_private.was_due(p_before pawl.instance, p_payload jsonb) returns boolean
 language plpgsql stable parallel safe
 as $$
@@ -16176,6 +16231,37 @@ begin
 end
 $$;
 revoke execute on function pawl_private.was_left(jsonb,text,text) from public;
+
+create function pawl_private.watched(p_walk text, p_tenant text, p_after uuid, p_limit integer) returns uuid[]
+language plpgsql stable
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case p_walk
+    when 'task' then array(
+      select t.id
+      from pawl.task t
+      where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null
+        and t.tenant_id = p_tenant and t.id > p_after
+      order by t.id
+      limit p_limit)
+    when 'delivery' then array(
+      select d.id from pawl.delivery d where d.status = 'dead' and d.tenant_id = p_tenant and d.id > p_after order by d.id limit p_limit)
+    when 'cause' then array(
+      select f.id
+      from pawl.finding f
+      where f.closed_at is null and f.cause_id is not null and f.tenant_id = p_tenant and f.id > p_after
+      order by f.id
+      limit p_limit)
+  end;
+end
+$$;
+revoke execute on function pawl_private.watched(text,text,uuid,integer) from public;
 
 create function pawl_private.webhook_restored(p_first_seq bigint) returns void
 language sql volatile

@@ -513,6 +513,30 @@ func TestLooksInSmallBatches(t *testing.T) {
 	}
 }
 
+// A tenant that has many dead letters does not hold up the finding of another's, whose id comes after theirs.
+func TestLooksAreFair(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, waiting(""))
+	bounded.Exec(t, pool, "select pawl.tenant_put('a'), pawl.tenant_put('b')")
+	bounded.Exec(t, pool, `
+		insert into pawl.delivery (tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, last_status, created_at)
+		select tenant, gen_random_uuid(), id, true, id, 1, 'pawl.instance.created', 'dead', 9, 500, pawl.now()
+		from unnest('{a,b}'::text[]) tenant, generate_series(1, 500) n, lateral (select md5(tenant || n)::uuid as id) i`)
+	dead(t, pool, made(t, pool, "waiting", 1)...)
+	bounded.Exec(t, pool, "select pawl.finding_look(100, '0 s')")
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.finding where kind = 'delivery-dead' and tenant_id = 'default'"); n != 1 {
+		t.Errorf("the first look finds %d dead letters of the third tenant, want 1", n)
+	}
+	// A look reads 33 letters of each. Those of the others that are left are read in fifteen, and each once.
+	if got := bounded.Value[string](t, pool, `
+		with looks as materialized (
+			select w.ids from generate_series(1, 15) n cross join lateral pawl_private.walk_on('delivery', case when n > 0 then '' end, 100) w
+		)
+		select count(*) || ' ' || count(distinct id) from looks cross join unnest(looks.ids) id`); got != "949 935" {
+		t.Errorf("walks: %s", got)
+	}
+}
+
 // dead has a dead letter of the first step of each instance.
 func dead(t *testing.T, pool *pgxpool.Pool, ids ...uuid.UUID) {
 	t.Helper()

@@ -829,13 +829,11 @@ type PawlPrivateTimerLane struct {
 }
 
 type PawlPrivateWatch struct {
-	LookedAt       time.Time
+	LookedAt time.Time
+	// behind which tenant the walk over tasks goes on; empty: with the first one
 	TaskTenant     string
-	TaskID         uuid.UUID
 	DeliveryTenant string
-	DeliveryID     uuid.UUID
 	CauseTenant    string
-	CauseID        uuid.UUID
 	HealedAt       time.Time
 	HealTenant     string
 	// with heal_tenant: behind which the healer goes on; empty: with the first one
@@ -845,6 +843,12 @@ type PawlPrivateWatch struct {
 	// with purged_id: the purge has looked at the findings that were closed up to then
 	PurgedAt time.Time
 	PurgedID uuid.UUID
+}
+
+type PawlPrivateWatchPlace struct {
+	Walk     string
+	TenantID string
+	ID       uuid.UUID
 }
 
 type PawlResidence struct {

@@ -346,7 +346,7 @@ func TestTimeoutThatTakesTooLong(t *testing.T) {
 	bad := fsmtest.Create(t, s, "bomb", string(document))
 	fsmtest.Create(t, s, "bomb", `{}`)
 	dbtest.Advance(t, pool, time.Minute)
-	runTimers(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 200 * time.Millisecond}), worker.TimerConfig{Poll: 10 * time.Millisecond})
+	runTimers(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 2 * time.Second}), worker.TimerConfig{Poll: 10 * time.Millisecond})
 	bounded.UntilSQL(t, pool, "select count(*) = 2 from pawl.instance where state = 'BOOM'")
 	bounded.UntilSQL(t, pool, "select count(*) = 1 from pawl.timer where due_at > pawl.now()")
 	if got := fsmtest.Get(t, s, bad.ID); got.Version != 1 {

@@ -33,9 +33,8 @@ func (b *benchmark) measureSpans(ctx context.Context) (err error) {
 		}
 	}()
 	second, stop, err := b.startAnother(ctx, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://"+listener.Addr().String()+"/v1/traces")
-	defer func() { err = errors.Join(err, stop()) }()
 	if err != nil {
-		return err
+		return errors.Join(err, stop())
 	}
 	with := func() *load {
 		l := b.transitions(manyConnections)
@@ -44,8 +43,9 @@ func (b *benchmark) measureSpans(ctx context.Context) (err error) {
 	}
 	err = b.measurePair(ctx,
 		side{"spanless", func() *load { return b.transitions(manyConnections) }, b.ids}, side{"spans", with, b.ids})
-	if err == nil && exports.Load() == 0 {
-		return errors.New("no spans came to the collector")
+	// A service that stops sends what it still has.
+	if err = errors.Join(err, stop()); err == nil && exports.Load() == 0 {
+		err = errors.New("no spans came to the collector")
 	}
 	return err
 }

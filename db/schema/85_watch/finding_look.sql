@@ -3,7 +3,7 @@
 -- Returns: opened, closed: how many findings, without those that steps and purges close; more: whether more is due
 -- Raises:  PW400 malformed-request
 -- Locks:   watch (if nobody else holds it), consumer, residence (for key share, those that are not locked)
--- Writes:  watch, finding, log, stuck_place
+-- Writes:  watch, watch_place, finding, log, stuck_place
 create function pawl.finding_look(p_limit integer, p_every interval, out opened bigint, out closed bigint, out more boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -22,6 +22,7 @@ declare
   v_tasks record;
   v_deliveries record;
   v_causes record;
+  v_bad bigint;
   v_purged record;
 begin
   perform pawl_private.refuse_malformed(
@@ -44,24 +45,20 @@ begin
   end loop;
   more := v_looked >= v_limit;
 
-  select * into v_causes
-  from pawl_private.look_at_causes(row(v_watch.cause_tenant, v_watch.cause_id)::pawl_private.watched, v_limit, v_now);
-  select * into v_tasks
-  from pawl_private.look_at_tasks(row(v_watch.task_tenant, v_watch.task_id)::pawl_private.watched, v_limit, v_now);
-  select * into v_deliveries
-  from pawl_private.look_at_deliveries(row(v_watch.delivery_tenant, v_watch.delivery_id)::pawl_private.watched, v_limit, v_now);
-  opened := opened + v_tasks.opened + v_deliveries.opened;
+  select * into v_causes from pawl_private.walk_on('cause', v_watch.cause_tenant, v_limit);
+  closed := pawl_private.look_at_causes(v_causes.tenants, v_causes.ids, v_now);
+  select * into v_tasks from pawl_private.walk_on('task', v_watch.task_tenant, v_limit);
+  v_bad := pawl_private.look_at_tasks(v_tasks.tenants, v_tasks.ids, v_now);
   -- Where tasks ended badly, there may be more behind them. Those that are known already are walked at leisure.
-  more := more or v_tasks.opened > 0 and (v_tasks.place).tenant <> '';
-  closed := v_causes.closed;
+  more := more or v_bad > 0 and v_tasks.cut;
+  select * into v_deliveries from pawl_private.walk_on('delivery', v_watch.delivery_tenant, v_limit);
+  opened := opened + v_bad + pawl_private.look_at_deliveries(v_deliveries.tenants, v_deliveries.ids, v_now);
 
   select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
 
   update pawl_private.watch w
   set looked_at = case when more then '-infinity' else v_now end,
-    task_tenant = (v_tasks.place).tenant, task_id = (v_tasks.place).id,
-    delivery_tenant = (v_deliveries.place).tenant, delivery_id = (v_deliveries.place).id,
-    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id,
+    task_tenant = v_tasks.upto, delivery_tenant = v_deliveries.upto, cause_tenant = v_causes.upto,
     purged_at = v_purged.upto_at, purged_id = v_purged.upto_id;
 end
 $$;

@@ -280,12 +280,126 @@ begin
 end
 $$;
 
--- look_at_tasks looks at tasks that ended and made no step, behind a place.
--- Returns: place: of the last one, to go on behind it; the beginning at the end. opened: how many findings were opened
--- Writes:  finding
-create function pawl_private.look_at_tasks(
-  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out opened bigint
+-- There are three walks: 'task' over those that ended and made no step, 'delivery' over dead letters, and 'cause' over open
+-- findings that have one. Each is in the order of an index.
+
+-- next_watched is the tenant behind another one that a walk has something of; null if there is none.
+create function pawl_private.next_watched(p_walk text, p_after text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+begin
+  return case p_walk
+    when 'task' then (
+      select t.tenant_id
+      from pawl.task t
+      where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null and t.tenant_id > p_after
+      order by t.tenant_id, t.id
+      limit 1)
+    when 'delivery' then (
+      select d.tenant_id from pawl.delivery d where d.status = 'dead' and d.tenant_id > p_after order by d.tenant_id, d.id limit 1)
+    when 'cause' then (
+      select f.tenant_id
+      from pawl.finding f
+      where f.closed_at is null and f.cause_id is not null and f.tenant_id > p_after
+      order by f.tenant_id, f.id
+      limit 1)
+  end;
+end
+$$;
+
+-- watched reads what a walk has of a tenant behind an id.
+create function pawl_private.watched(p_walk text, p_tenant text, p_after uuid, p_limit integer) returns uuid[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+begin
+  return case p_walk
+    when 'task' then array(
+      select t.id
+      from pawl.task t
+      where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null
+        and t.tenant_id = p_tenant and t.id > p_after
+      order by t.id
+      limit p_limit)
+    when 'delivery' then array(
+      select d.id from pawl.delivery d where d.status = 'dead' and d.tenant_id = p_tenant and d.id > p_after order by d.id limit p_limit)
+    when 'cause' then array(
+      select f.id
+      from pawl.finding f
+      where f.closed_at is null and f.cause_id is not null and f.tenant_id = p_tenant and f.id > p_after
+      order by f.id
+      limit p_limit)
+  end;
+end
+$$;
+
+-- walk_on goes on with a walk: with the next tenants, and the same number of each.
+-- p_after: the tenant behind which it goes on; empty: with the first one. p_limit: how many it reads at most
+-- Returns: tenants, ids: what it has read. upto: the last tenant, to go on behind it; empty after the last one of all. cut:
+--          whether this was not all
+-- Writes:  watch_place
+create function pawl_private.walk_on(
+  p_walk text, p_after text, p_limit integer, out tenants text[], out ids uuid[], out upto text, out cut boolean
 )
+language plpgsql volatile
+as $$
+declare
+  v_tenant text := p_after;
+  v_next text[] := '{}';
+  v_share integer;
+  v_ids uuid[];
+begin
+  tenants := '{}'; ids := '{}'; upto := '';
+  loop
+    v_tenant := pawl_private.next_watched(p_walk, v_tenant);
+    if v_tenant is not null then
+      v_next := v_next || v_tenant;
+      if cardinality(v_next) >= p_limit / 10 then
+        upto := v_tenant;
+        exit;
+      end if;
+    else
+      exit when v_next <> '{}' or p_after = '';
+      -- There is no tenant behind p_after any more.
+      p_after := '';
+      v_tenant := '';
+    end if;
+  end loop;
+  cut := upto <> '' or p_after <> '';
+  v_share := p_limit / greatest(cardinality(v_next), 1);
+  foreach v_tenant in array v_next loop
+    v_ids := pawl_private.watched(p_walk, v_tenant, coalesce((
+      select p.id from pawl_private.watch_place p where p.walk = p_walk and p.tenant_id = v_tenant
+    ), '00000000-0000-0000-0000-000000000000'), v_share);
+    if cardinality(v_ids) < v_share then
+      delete from pawl_private.watch_place p where p.walk = p_walk and p.tenant_id = v_tenant;
+    else
+      cut := true;
+      insert into pawl_private.watch_place (walk, tenant_id, id)
+      values (p_walk, v_tenant, v_ids[v_share])
+      on conflict on constraint watch_place_pkey do update set id = excluded.id;
+    end if;
+    tenants := tenants || array_fill(v_tenant, array[cardinality(v_ids)]);
+    ids := ids || v_ids;
+  end loop;
+end
+$$;
+
+-- look_at_tasks looks at some tasks that ended and made no step.
+-- Returns: how many findings were opened
+-- Writes:  finding
+create function pawl_private.look_at_tasks(p_tenants text[], p_ids uuid[], p_now timestamptz) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -300,20 +414,13 @@ declare
   v_task pawl.task;
   v_residence pawl.residence;
   v_kind text;
-  v_looked integer := 0;
-  v_last pawl_private.watched;
+  v_opened bigint := 0;
 begin
-  opened := 0;
   for v_task in
-    select t.*
-    from pawl.task t
-    where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null
-      and (t.tenant_id, t.id) > (p_after.tenant, p_after.id)
-    order by t.tenant_id, t.id
-    limit p_limit
+    select t.* from unnest(p_tenants, p_ids) as w (tenant, id) cross join lateral (
+      select t.* from pawl.task t where t.tenant_id = w.tenant and t.id = w.id limit 1
+    ) t
   loop
-    v_looked := v_looked + 1;
-    v_last := (v_task.tenant_id, v_task.id);
     select r.* into v_residence
     from pawl.residence r
     where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
@@ -332,22 +439,20 @@ begin
       jsonb_strip_nulls(jsonb_build_object(
         'task_id', v_task.id, 'task', v_task.name, 'status', v_task.status, 'error', coalesce(v_task.problem, v_task.result ->> 'error'))))
     on conflict do nothing;
-    opened := opened + case when found then 1 else 0 end;
+    v_opened := v_opened + case when found then 1 else 0 end;
     if v_kind = 'task-dead' then
-      opened := opened + pawl_private.open_orphaned(v_task.tenant_id, array[v_task.instance_id], p_now);
+      v_opened := v_opened + pawl_private.open_orphaned(v_task.tenant_id, array[v_task.instance_id], p_now);
     end if;
   end loop;
-  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+  return v_opened;
 end
 $$;
 
--- look_at_deliveries looks at dead letters, behind a place. One that tells of a finding opens none: its endpoint may be the
+-- look_at_deliveries looks at some dead letters. One that tells of a finding opens none: its endpoint may be the
 -- one that is told of findings, and would be told without end.
 -- Returns: as look_at_tasks
 -- Writes:  finding
-create function pawl_private.look_at_deliveries(
-  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out opened bigint
-)
+create function pawl_private.look_at_deliveries(p_tenants text[], p_ids uuid[], p_now timestamptz) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -361,19 +466,13 @@ as $$
 declare
   v_delivery pawl.delivery;
   v_residence pawl.residence;
-  v_looked integer := 0;
-  v_last pawl_private.watched;
+  v_opened bigint := 0;
 begin
-  opened := 0;
   for v_delivery in
-    select d.*
-    from pawl.delivery d
-    where d.status = 'dead' and (d.tenant_id, d.id) > (p_after.tenant, p_after.id)
-    order by d.tenant_id, d.id
-    limit p_limit
+    select d.* from unnest(p_tenants, p_ids) as w (tenant, id) cross join lateral (
+      select d.* from pawl.delivery d where d.tenant_id = w.tenant and d.id = w.id and d.status = 'dead' limit 1
+    ) d
   loop
-    v_looked := v_looked + 1;
-    v_last := (v_delivery.tenant_id, v_delivery.id);
     continue when v_delivery.version is null;
     select r.* into v_residence
     from pawl.residence r
@@ -388,18 +487,16 @@ begin
         'delivery_id', v_delivery.id, 'subscription_id', case when not v_delivery.callback then v_delivery.subscription_id end,
         'attempts', v_delivery.attempts, 'last_status', v_delivery.last_status)))
     on conflict do nothing;
-    opened := opened + case when found then 1 else 0 end;
+    v_opened := v_opened + case when found then 1 else 0 end;
   end loop;
-  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+  return v_opened;
 end
 $$;
 
--- look_at_causes closes findings whose task or delivery is no longer what they say, behind a place.
--- Returns: as look_at_tasks; closed: how many were closed
+-- look_at_causes closes some findings whose task or delivery is no longer what they say.
+-- Returns: how many were closed
 -- Writes:  finding
-create function pawl_private.look_at_causes(
-  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out closed bigint
-)
+create function pawl_private.look_at_causes(p_tenants text[], p_ids uuid[], p_now timestamptz) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -412,19 +509,13 @@ set jit = off
 as $$
 declare
   v_finding pawl.finding;
-  v_looked integer := 0;
-  v_last pawl_private.watched;
+  v_closed bigint := 0;
 begin
-  closed := 0;
   for v_finding in
-    select f.*
-    from pawl.finding f
-    where f.closed_at is null and f.cause_id is not null and (f.tenant_id, f.id) > (p_after.tenant, p_after.id)
-    order by f.tenant_id, f.id
-    limit p_limit
+    select f.* from unnest(p_tenants, p_ids) as w (tenant, id) cross join lateral (
+      select f.* from pawl.finding f where f.tenant_id = w.tenant and f.id = w.id limit 1
+    ) f
   loop
-    v_looked := v_looked + 1;
-    v_last := (v_finding.tenant_id, v_finding.id);
     continue when v_finding.kind = 'delivery-dead' and exists (
       select from pawl.delivery d where d.tenant_id = v_finding.tenant_id and d.id = v_finding.cause_id and d.status = 'dead');
     continue when v_finding.kind <> 'delivery-dead' and exists (
@@ -436,8 +527,8 @@ begin
     update pawl.finding f
     set closed_at = greatest(f.opened_at, p_now)
     where f.tenant_id = v_finding.tenant_id and f.id = v_finding.id and f.closed_at is null;
-    closed := closed + case when found then 1 else 0 end;
+    v_closed := v_closed + case when found then 1 else 0 end;
   end loop;
-  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+  return v_closed;
 end
 $$;

@@ -7,7 +7,8 @@
 -- A look never reads all instances. For each state of a tenant (stuck_place) it knows up to which entry time it has
 -- looked, and reads those instances that have become due since, in the order of that time. The fold takes this place back
 -- when it notes an instance that came earlier. Tasks and deliveries are read from indexes that hold those that ended badly,
--- a batch with each look; the next look goes on behind it.
+-- a batch with each look: as many of each tenant, so that one that has many does not hold up the others. The next look goes
+-- on behind them.
 --
 -- *Orphaned* is a matter of structure: whether an event could be fired at all, and not whether its guard would hold. The
 -- definition alone says that of a state (workflow_state.strands), and the tasks say the rest.
@@ -22,11 +23,8 @@
 create table pawl_private.watch (
   looked_at timestamptz not null default '-infinity',
   task_tenant text collate "C" not null default '',
-  task_id uuid not null default '00000000-0000-0000-0000-000000000000',
   delivery_tenant text collate "C" not null default '',
-  delivery_id uuid not null default '00000000-0000-0000-0000-000000000000',
   cause_tenant text collate "C" not null default '',
-  cause_id uuid not null default '00000000-0000-0000-0000-000000000000',
   healed_at timestamptz not null default '-infinity',
   heal_tenant text collate "C" not null default '',
   heal_workflow text collate "C" not null default '',
@@ -37,6 +35,7 @@ create table pawl_private.watch (
 -- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
+comment on column pawl_private.watch.task_tenant is 'behind which tenant the walk over tasks goes on; empty: with the first one';
 comment on column pawl_private.watch.heal_workflow is 'with heal_tenant: behind which the healer goes on; empty: with the first one';
 comment on column pawl_private.watch.heal_cut is 'whether this round of the healer has left something that is due';
 
@@ -46,8 +45,12 @@ insert into pawl_private.watch default values;
 
 comment on column pawl_private.watch.purged_at is 'with purged_id: the purge has looked at the findings that were closed up to then';
 
--- watched is a place in one of the walks of a look.
-create type pawl_private.watched as (
-  tenant text,
-  id uuid
-);
+-- watch_place is behind what a walk goes on, of the tenants that it has not seen all of.
+create table pawl_private.watch_place (
+  walk text collate "C" not null,
+  tenant_id text collate "C" not null,
+  id uuid not null,
+  constraint watch_place_pkey primary key (walk, tenant_id),
+  constraint watch_place_walk_is_known check (walk in ('task', 'delivery', 'cause'))
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
