@@ -167,7 +167,7 @@ func TestEventlessCreation(t *testing.T) {
 func TestSlowEventlessGuards(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	limited := fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 500 * time.Millisecond, LockTimeout: 50 * time.Millisecond})
+	limited := fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: time.Second, LockTimeout: 50 * time.Millisecond})
 	const guard = `"exists($.context.a[*] ? (exists($.context.a[*] ? (exists($.context.a[*] ? (@ < 0))))))"`
 	s := fsmtest.On(t, limited, fsm.Config{}, `{"name":"w","initial":"A","states":{
 		"A":{"always":{"guard":`+guard+`,"target":"END"},"on":{"go":{"target":"A","assign":{"*":true,"trusted":true}}}},"END":{"type":"final"}}}`)

@@ -253,7 +253,7 @@ func TestDoKeepsTheOrderOfABusinessKey(t *testing.T) {
 func TestOneStartSpoilsNoOther(t *testing.T) {
 	t.Parallel()
 	plain := dbtest.New(t)
-	pool := fsmtest.Open(t, dbtest.DSN(plain), db.Config{StatementTimeout: 400 * time.Millisecond, LockTimeout: 50 * time.Millisecond})
+	pool := fsmtest.Open(t, dbtest.DSN(plain), db.Config{StatementTimeout: time.Second, LockTimeout: 50 * time.Millisecond})
 	fsmtest.On(t, pool, fsm.Config{}, fsmtest.Counter)
 	slow := `{"a":[` + strings.Repeat("1,", 599) + `1]}`
 	for name, c := range map[string]struct {

@@ -220,11 +220,11 @@ func TestChainWaitsOnce(t *testing.T) {
 func TestSlowChainHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 500 * time.Millisecond}), fsm.Config{CallTimeout: bounded.Limit}, fsmtest.Counter)
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: time.Second}), fsm.Config{CallTimeout: bounded.Limit}, fsmtest.Counter)
 	bad, good := fsmtest.Create(t, s, "counter", `{"x":0}`).ID, fsmtest.Create(t, s, "counter", `{"x":0}`).ID
 	payload := json.RawMessage(`{"a":[` + strings.Repeat("1,", 1999) + `1]}`)
 	commands := []fsm.Command{fsm.FireCommand{ID: good, Event: "add", Payload: json.RawMessage(`{"n":1}`)}}
-	for range 10 {
+	for range 5 {
 		commands = append(commands, fsm.FireCommand{ID: bad, Event: "slow", Payload: payload})
 	}
 	replies := make(chan []fsm.Reply, 1)

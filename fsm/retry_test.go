@@ -62,7 +62,7 @@ func TestOneSpoilsNoOther(t *testing.T) {
 	t.Parallel()
 	plain := dbtest.New(t)
 	sizes := make(chan int, 100)
-	pool := fsmtest.Spied(t, fsmtest.Open(t, dbtest.DSN(plain), db.Config{StatementTimeout: 400 * time.Millisecond, LockTimeout: 50 * time.Millisecond}),
+	pool := fsmtest.Spied(t, fsmtest.Open(t, dbtest.DSN(plain), db.Config{StatementTimeout: time.Second, LockTimeout: 50 * time.Millisecond}),
 		func(c *pgxpool.Config) { c.ConnConfig.Tracer = batchSizes(sizes) })
 	last := fsmtest.On(t, pool, fsm.Config{}, fsmtest.Counter)
 	var numbers []string

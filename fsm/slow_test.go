@@ -114,7 +114,7 @@ func TestSlowGuardsAreCalledApart(t *testing.T) {
 	var mu sync.Mutex
 	shared := map[uuid.UUID]int{} // How many calls each instance shared with others.
 	s := fsmtest.On(t, fsmtest.Spied(t, pool, func(c *pgxpool.Config) {
-		c.ConnConfig.RuntimeParams["statement_timeout"] = "300ms"
+		c.ConnConfig.RuntimeParams["statement_timeout"] = "1s"
 		c.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, args []any) {
 			if strings.Contains(sql, "pawl.fire(") {
 				mu.Lock()
@@ -128,7 +128,7 @@ func TestSlowGuardsAreCalledApart(t *testing.T) {
 		}}
 	}), fsm.Config{CallTimeout: bounded.Limit}, sluggish, sprightly)
 	slow, raising := fsmtest.Create(t, s, "sluggish", `{}`).ID, fsmtest.Create(t, s, "sluggish", `{}`).ID
-	payload := json.RawMessage(`{"a":[` + strings.Repeat("1,", 3999) + `1]}`)
+	payload := json.RawMessage(`{"a":[` + strings.Repeat("1,", 9999) + `1]}`)
 	fire := func(id uuid.UUID, event string) {
 		_, err := s.Fire(t.Context(), fsm.FireCommand{ID: id, Event: event, Payload: payload})
 		fsmtest.Refused(t, err, fsm.GuardError)

@@ -172,7 +172,7 @@ func TestGuardError(t *testing.T) {
 // A guard that exceeds its time limit gets guard-error.
 func TestSlowGuard(t *testing.T) {
 	t.Parallel()
-	a := startWith(t, setup{db: db.Config{StatementTimeout: 500 * time.Millisecond, LockTimeout: 100 * time.Millisecond}})
+	a := startWith(t, setup{db: db.Config{StatementTimeout: time.Second, LockTimeout: 100 * time.Millisecond}})
 	a.register(touchy)
 	id, other := a.create("touchy", ""), a.create("touchy", "")
 	r := a.batch(
