@@ -9671,7 +9671,7 @@ declare
   v_compiled jsonb;
 begin
   if jsonb_typeof(p_guard) = 'string' then
-    return jsonb_build_array('path', p_at, pawl_private.guard_path(p_guard #>> '{}')::text);
+    return jsonb_build_array('path', p_at, pawl_private.guard_path(p_guard #>> '{}', p_at)::text);
   elsif jsonb_typeof(p_guard) is distinct from 'object' or (select count(*) from jsonb_object_keys(p_guard)) <> 1 then
     perform pawl_private.fault(p_at, 'must be a path, or an object with one of all, any, not, present, absent, equal, in, before and after');
   end if;
@@ -11091,7 +11091,7 @@ declare
   v_months numeric := 0;
   v_seconds numeric := 0;
 begin
-  if p_text ~ '^[+-]?P[0-9]' or p_text ~ '^[+-]?PT[0-9]' then
+  if p_text ~ '^[+-]?PT?[0-9].*[^T]$' then
     v_part := regexp_match(
       v_text,
       '^P(?:([0-9]{1,9})Y)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9})W)?(?:([0-9]{1,9})D)?'
@@ -11115,7 +11115,7 @@ begin
   else
     return null;
   end if;
-  if v_months > 120 or v_seconds > 315360000 then
+  if v_months * 2628000 + v_seconds > 315360000 then
     return null;
   end if;
   return make_interval(months => (v_sign * v_months)::integer, secs => (v_sign * v_seconds)::double precision);
@@ -11966,14 +11966,14 @@ end
 $$;
 revoke execute on function pawl_private.forget_residence(text,uuid[]) from public;
 
-create function pawl_private.guard_path(p_text text) returns jsonpath
+create function pawl_private.guard_path(p_text text, p_at text) returns jsonpath
 language plpgsql stable
 as $$
 declare
   v_text text := ltrim(pawl_private.strict(p_text));
   v_mode integer := position(' ' in v_text);
 begin
-  if pawl_private.compiled_path(to_jsonb(v_text), '') ->> 0 = 'path' then
+  if pawl_private.compiled_path(to_jsonb(v_text), p_at) ->> 0 = 'path' then
     return v_text::jsonpath; -- It selects one item at most.
   end if;
   return (left(v_text, v_mode) || '(' || substr(v_text, v_mode + 1) || ') == true')::jsonpath;
@@ -11981,7 +11981,7 @@ exception when syntax_error then
   return v_text::jsonpath; -- A predicate cannot be compared.
 end
 $$;
-revoke execute on function pawl_private.guard_path(text) from public;
+revoke execute on function pawl_private.guard_path(text,text) from public;
 
 create function pawl_private.guard_text(p_guard jsonb) returns text
 language sql stable
@@ -15130,7 +15130,7 @@ begin
   guarded as materialized (
     select
       g.guard_at,
-      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}') end as guard,
+      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}', g.guard_at) end as guard,
       case when jsonb_typeof(g.guard) <> 'string' then pawl_private.compiled_guard(g.guard, g.guard_at) end as compiled,
       pawl_private.guard_text(g.guard) as text
     from (select distinct f.guard_at, f.guard from flat f where f.guard is not null) g
@@ -16014,8 +16014,10 @@ begin
       end loop;
     when 'without' then
       v_result := pawl_private.value(p_document, p_value -> 2);
-      if jsonb_typeof(v_result) is distinct from 'object' then
-        v_result := pawl_private.array_of(v_result, v_at);
+      if v_result is null or v_result = 'null' then
+        v_result := '[]';
+      elsif jsonb_typeof(v_result) not in ('array', 'object') then
+        perform pawl_private.fault(v_at, format('its first operand must be an array or an object, and is of type %s', jsonb_typeof(v_result)));
       end if;
       for v_n in 3 .. v_last loop
         v_item := pawl_private.value(p_document, p_value -> v_n);

@@ -952,7 +952,7 @@ begin
   guarded as materialized (
     select
       g.guard_at,
-      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}') end as guard,
+      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}', g.guard_at) end as guard,
       case when jsonb_typeof(g.guard) <> 'string' then pawl_private.compiled_guard(g.guard, g.guard_at) end as compiled,
       pawl_private.guard_text(g.guard) as text
     from (select distinct f.guard_at, f.guard from flat f where f.guard is not null) g
