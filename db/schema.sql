@@ -1117,6 +1117,7 @@ create table pawl.workflow_transition (
   assign_nests boolean not null,
   payload_schema pawl.object,
   payload_schema_checksum text,
+  description text,
   constraint workflow_transition_pkey PRIMARY KEY (workflow, workflow_version, source, event, "position"),
   constraint workflow_transition_assigns_are_pairs CHECK ((cardinality(assign_names) = cardinality(assign_paths))),
   constraint workflow_transition_assigns_in_one_form CHECK ((((((assign_names <> '{}'::text[]))::integer + (assign_payload)::integer) + ((assign_compiled IS NOT NULL))::integer) <= 1)),
@@ -1139,6 +1140,7 @@ comment on column pawl.workflow_transition.resumes_timers is 'whether timers of 
 comment on column pawl.workflow_transition.compensation is 'the position in workflow_task of what undoes the step; null if nothing does';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 comment on column pawl.workflow_transition.assign_nests is 'whether the context may become nested deeper';
+comment on column pawl.workflow_transition.description is 'what the definition says of it, cut, since many states may inherit it; null if nothing';
 
 create table pawl_private.claim_key (
   tenant_id pawl.tenant_id not null,
@@ -9669,7 +9671,7 @@ declare
   v_compiled jsonb;
 begin
   if jsonb_typeof(p_guard) = 'string' then
-    return jsonb_build_array('path', p_at, pawl_private.guard_path(p_guard #>> '{}')::text);
+    return jsonb_build_array('path', p_at, pawl_private.guard_path(p_guard #>> '{}', p_at)::text);
   elsif jsonb_typeof(p_guard) is distinct from 'object' or (select count(*) from jsonb_object_keys(p_guard)) <> 1 then
     perform pawl_private.fault(p_at, 'must be a path, or an object with one of all, any, not, present, absent, equal, in, before and after');
   end if;
@@ -10763,7 +10765,7 @@ end
 $$;
 revoke execute on function pawl_private.definition_timers(jsonb,text) from public;
 
-create function pawl_private.definition_transitions(p_definition jsonb, p_source text DEFAULT NULL::text, p_target text DEFAULT NULL::text) returns TABLE(source text, event text, "position" bigint, target text, guard jsonb, guard_at text, internal boolean, kept integer, rearms text, resumes text, resumed_state text, resumes_timers boolean, stages jsonb, payload_schema jsonb)
+create function pawl_private.definition_transitions(p_definition jsonb, p_source text DEFAULT NULL::text, p_target text DEFAULT NULL::text) returns TABLE(source text, event text, "position" bigint, target text, guard jsonb, guard_at text, internal boolean, kept integer, rearms text, resumes text, resumed_state text, resumes_timers boolean, stages jsonb, payload_schema jsonb, description text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -10905,7 +10907,7 @@ as $$
     i.leaf, i.value -> 'guard', i.at || '/guard', i.target is null, i.kept,
     case when i.value ? 'rearm' then i.declaring end,
     case when i.value ? 'resume' then i.target end, i.resumed_state, i.value -> 'resume' is not distinct from '"timers"', a.stages,
-    i.payload_schema
+    i.payload_schema, left(i.value ->> 'description', 1000)
   from kept i
   cross join lateral (
     select jsonb_agg(x.assign order by x.place) as stages
@@ -11089,7 +11091,7 @@ declare
   v_months numeric := 0;
   v_seconds numeric := 0;
 begin
-  if p_text ~ '^[+-]?P[0-9]' or p_text ~ '^[+-]?PT[0-9]' then
+  if p_text ~ '^[+-]?PT?[0-9].*[^T]$' then
     v_part := regexp_match(
       v_text,
       '^P(?:([0-9]{1,9})Y)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9})W)?(?:([0-9]{1,9})D)?'
@@ -11113,7 +11115,7 @@ begin
   else
     return null;
   end if;
-  if v_months > 120 or v_seconds > 315360000 then
+  if v_months * 2628000 + v_seconds > 315360000 then
     return null;
   end if;
   return make_interval(months => (v_sign * v_months)::integer, secs => (v_sign * v_seconds)::double precision);
@@ -11964,14 +11966,14 @@ end
 $$;
 revoke execute on function pawl_private.forget_residence(text,uuid[]) from public;
 
-create function pawl_private.guard_path(p_text text) returns jsonpath
+create function pawl_private.guard_path(p_text text, p_at text) returns jsonpath
 language plpgsql stable
 as $$
 declare
   v_text text := ltrim(pawl_private.strict(p_text));
   v_mode integer := position(' ' in v_text);
 begin
-  if pawl_private.compiled_path(to_jsonb(v_text), '') ->> 0 = 'path' then
+  if pawl_private.compiled_path(to_jsonb(v_text), p_at) ->> 0 = 'path' then
     return v_text::jsonpath; -- It selects one item at most.
   end if;
   return (left(v_text, v_mode) || '(' || substr(v_text, v_mode + 1) || ') == true')::jsonpath;
@@ -11979,7 +11981,7 @@ exception when syntax_error then
   return v_text::jsonpath; -- A predicate cannot be compared.
 end
 $$;
-revoke execute on function pawl_private.guard_path(text) from public;
+revoke execute on function pawl_private.guard_path(text,text) from public;
 
 create function pawl_private.guard_text(p_guard jsonb) returns text
 language sql stable
@@ -15139,7 +15141,7 @@ begin
   guarded as materialized (
     select
       g.guard_at,
-      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}') end as guard,
+      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}', g.guard_at) end as guard,
       case when jsonb_typeof(g.guard) <> 'string' then pawl_private.compiled_guard(g.guard, g.guard_at) end as compiled,
       pawl_private.guard_text(g.guard) as text
     from (select distinct f.guard_at, f.guard from flat f where f.guard is not null) g
@@ -15147,14 +15149,14 @@ begin
   insert into pawl.workflow_transition (
     workflow, workflow_version, source, event, position, target, guard, guard_compiled, guard_text, internal, kept, rearms, resumes,
     resumed_state, resumes_timers, compensation, assign_names, assign_paths, assign_compiled, assign_payload, assign_nests, payload_schema,
-    payload_schema_checksum)
+    payload_schema_checksum, description)
   select
     p_name, p_version, t.source, t.event, t.position, t.target,
     g.guard, g.compiled, g.text, t.internal, t.kept, t.rearms, t.resumes, t.resumed_state, t.resumes_timers, k.position, a.names, a.paths,
     case when a.names = '{}' and not a.payload then t.stages end, a.payload,
     t.stages is not null and not a.payload and (
       a.names = '{}' or exists (select from unnest(a.paths) as p (path) where pawl_private.path_nests(p.path))),
-    b.payload_schema, encode(sha256(convert_to(b.payload_schema::text, 'UTF8')), 'hex')
+    b.payload_schema, encode(sha256(convert_to(b.payload_schema::text, 'UTF8')), 'hex'), t.description
   from flat t
   left join task k on k.state is null and k.at = left(t.guard_at, -length('/guard')) || '/compensate'
   left join guarded g on g.guard_at = t.guard_at and t.guard is not null
@@ -16023,8 +16025,10 @@ begin
       end loop;
     when 'without' then
       v_result := pawl_private.value(p_document, p_value -> 2);
-      if jsonb_typeof(v_result) is distinct from 'object' then
-        v_result := pawl_private.array_of(v_result, v_at);
+      if v_result is null or v_result = 'null' then
+        v_result := '[]';
+      elsif jsonb_typeof(v_result) not in ('array', 'object') then
+        perform pawl_private.fault(v_at, format('its first operand must be an array or an object, and is of type %s', jsonb_typeof(v_result)));
       end if;
       for v_n in 3 .. v_last loop
         v_item := pawl_private.value(p_document, p_value -> v_n);

@@ -895,7 +895,8 @@ func durationOf(text string) (months int, rest time.Duration, ok bool) {
 			}
 		}
 	}
-	if months > 120 || seconds.Cmp(big.NewRat(315_360_000, 1)) > 0 {
+	length := new(big.Rat).SetInt64(int64(months) * 2_628_000) // A month counts as a twelfth of 365 days.
+	if length.Add(length, seconds).Cmp(big.NewRat(315_360_000, 1)) > 0 {
 		return 0, 0, false
 	}
 	nanoseconds := seconds.Mul(seconds, big.NewRat(int64(time.Second), 1))

@@ -172,6 +172,9 @@ type AcceptedEvent struct {
 	PayloadSchema json.RawMessage
 	// Targets are the paths of the states that the candidates lead to, in their order.
 	Targets []string
+	// Description is what the definition says of the candidates, in their order, on a line each, and of each at most 1,000
+	// characters. It may be empty.
+	Description string
 	// GuardHolds says whether the event would be taken now with an empty payload. It is nil if that was
 	// not asked for, or if a guard raises.
 	GuardHolds *bool

@@ -2,7 +2,9 @@ package fsm
 
 import (
 	"context"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -104,7 +106,9 @@ func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUI
 		})
 		events = []AcceptedEvent{}
 		for _, r := range rows {
-			events = append(events, AcceptedEvent{Event: r.Event, PayloadSchema: r.PayloadSchema, Targets: r.Targets})
+			events = append(events, AcceptedEvent{
+				Event: r.Event, PayloadSchema: r.PayloadSchema, Targets: r.Targets, Description: strings.Join(slices.Compact(r.Descriptions), "\n"),
+			})
 		}
 		return err
 	})

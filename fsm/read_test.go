@@ -142,6 +142,40 @@ func TestList(t *testing.T) {
 	}
 }
 
+// Actions have what the definition says of their transitions: also of those that a state around declares, and once of one
+// that leads to several states.
+func TestActionsAreDescribed(t *testing.T) {
+	t.Parallel()
+	s, _ := fsmtest.New(t, fsm.Config{}, `{"name": "told", "initial": "A", "states": {
+		"A": {"initial": "A1", "on": {"leave": {"target": "P", "description": "Go home."}, "note.*": {"description": "Say \"hi\"."}}, "states": {
+			"A1": {"on": {"go": [
+				{"target": "A2", "guard": "$.payload.n == 1", "description": "First."}, {"target": "P", "guard": "$.payload.n == 2"},
+				{"target": "END", "description": "Last."}]}},
+			"A2": {"on": {"go": "A1"}}}},
+		"P": {"on": {"back": {"target": "A", "resume": true, "description": "Where it was."}}},
+		"END": {"type": "final"}}}`)
+	i := fsmtest.Create(t, s, "told", `{}`)
+	accepted := func() map[string]string {
+		t.Helper()
+		told := map[string]string{}
+		events, err := s.AcceptedEvents(t.Context(), fsm.DefaultTenant, i.ID, false, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			told[e.Event] = e.Description
+		}
+		return told
+	}
+	if diff := cmp.Diff(map[string]string{"go": "First.\nLast.", "leave": "Go home.", "note.*": `Say "hi".`}, accepted()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	fsmtest.Fire(t, s, i.ID, "leave", "{}")
+	if diff := cmp.Diff(map[string]string{"back": "Where it was."}, accepted()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 func TestActions(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)

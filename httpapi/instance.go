@@ -384,6 +384,9 @@ func (s *server) ListActions(ctx context.Context, in ListActionsRequestObject) (
 		permitted = func(event string) bool { return caller.may(ScopeFire, workflow, event) }
 	}
 	return ListActions200JSONResponse{Items: each(actions, func(a fsm.AcceptedEvent) api.Action {
-		return api.Action{Event: a.Event, PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets, Permitted: permitted(a.Event)}
+		return api.Action{
+			Event: a.Event, Description: optional(a.Description), PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets,
+			Permitted: permitted(a.Event),
+		}
 	})}, nil
 }

@@ -18,6 +18,7 @@ func (i *instanceAcceptedEvents) Run(c *console) error {
 	var answer struct {
 		Items []struct {
 			Event         string          `json:"event"`
+			Description   *string         `json:"description"`
 			Targets       []string        `json:"targets"`
 			GuardHolds    *bool           `json:"guard_holds"`
 			PayloadSchema json.RawMessage `json:"payload_schema"`
@@ -34,13 +35,17 @@ func (i *instanceAcceptedEvents) Run(c *console) error {
 		return c.printJSON(answer.Items)
 	}
 	table := c.table(2)
-	table.row("EVENT\tLEADS TO\tGUARD HOLDS\tPAYLOAD SCHEMA")
+	table.row("EVENT\tLEADS TO\tGUARD HOLDS\tPAYLOAD SCHEMA\tDESCRIPTION")
 	for _, a := range answer.Items {
 		holds := "-"
 		if a.GuardHolds != nil {
 			holds = strconv.FormatBool(*a.GuardHolds)
 		}
-		table.row("%s\t%s\t%s\t%s", a.Event, strings.Join(a.Targets, ", "), holds, a.PayloadSchema)
+		description := ""
+		if a.Description != nil {
+			description = strings.Join(strings.Fields(*a.Description), " ")
+		}
+		table.row("%s\t%s\t%s\t%s\t%s", a.Event, strings.Join(a.Targets, ", "), holds, a.PayloadSchema, description)
 	}
 	return table.Flush()
 }

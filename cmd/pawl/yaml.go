@@ -154,6 +154,10 @@ func writeScalar(out *bytes.Buffer, n *yaml.Node) error {
 		}
 		return fmt.Errorf("line %d: %s is not a number in JSON; quote it if it is text", n.Line, n.Value)
 	default:
+		if n.Style == 0 && jsonNumber.MatchString(n.Value) { // The reader takes a number beyond float64 for text.
+			out.WriteString(n.Value)
+			return nil
+		}
 		return writeString(out, n.Value)
 	}
 }

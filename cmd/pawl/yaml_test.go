@@ -34,3 +34,17 @@ func TestYAMLIsBounded(t *testing.T) {
 		t.Errorf("an honest alias: %s%s", stdout, stderr)
 	}
 }
+
+// A number stays a number, however large it is, and what is quoted stays text.
+func TestYAMLNumbers(t *testing.T) {
+	t.Parallel()
+	with := func(value string) string {
+		return writeFile(t, "number.yaml",
+			"name: number\ninitial: A\ncontext_default: { n: "+value+" }\nstates:\n  A: { on: { go: Z } }\n  Z: { type: final }\n")
+	}
+	for number, text := range map[string]string{"1e400": "'1e400'", "-1E+400": `"-1E+400"`, "12345678901234567890123": "!!str 12345678901234567890123"} {
+		if stdout, stderr, code := pawl(t, nil, "workflow", "diff", with(number), with(text)); code != 1 || !strings.Contains(stdout, "start with n as \""+strings.Trim(number, "+")) {
+			t.Errorf("%s and its text: exit code %d: %s%s", number, code, stdout, stderr)
+		}
+	}
+}

@@ -205,12 +205,13 @@ order by s.state;
 select n::text as state from pawl.state_names(@row_limit::integer) n;
 
 -- ListActions reads the events that a state accepts from callers, with the schema of their
--- payload.
+-- payload, and with what the definition says of their transitions.
 -- name: ListActions :many
 select
   t.event,
   (array_agg(t.payload_schema))[1]::jsonb as payload_schema,
-  array_agg(t.target order by t.position)::text[] as targets
+  array_agg(t.target order by t.position)::text[] as targets,
+  coalesce(array_agg(t.description order by t.position) filter (where t.description is not null), '{}')::text[] as descriptions
 from pawl.workflow_transition t
 where t.workflow = @workflow and t.workflow_version = @workflow_version and t.source = @state
   and t.event <> 'ttl' and t.event not like '%:%' -- The engine's own.

@@ -598,7 +598,8 @@ const listActions = `-- name: ListActions :many
 select
   t.event,
   (array_agg(t.payload_schema))[1]::jsonb as payload_schema,
-  array_agg(t.target order by t.position)::text[] as targets
+  array_agg(t.target order by t.position)::text[] as targets,
+  coalesce(array_agg(t.description order by t.position) filter (where t.description is not null), '{}')::text[] as descriptions
 from pawl.workflow_transition t
 where t.workflow = $1 and t.workflow_version = $2 and t.source = $3
   and t.event <> 'ttl' and t.event not like '%:%' -- The engine's own.
@@ -616,10 +617,11 @@ type ListActionsRow struct {
 	Event         string
 	PayloadSchema json.RawMessage
 	Targets       []string
+	Descriptions  []string
 }
 
 // ListActions reads the events that a state accepts from callers, with the schema of their
-// payload.
+// payload, and with what the definition says of their transitions.
 func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]ListActionsRow, error) {
 	rows, err := q.db.Query(ctx, listActions, arg.Workflow, arg.WorkflowVersion, arg.State)
 	if err != nil {
@@ -629,7 +631,12 @@ func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]Lis
 	var items []ListActionsRow
 	for rows.Next() {
 		var i ListActionsRow
-		if err := rows.Scan(&i.Event, &i.PayloadSchema, &i.Targets); err != nil {
+		if err := rows.Scan(
+			&i.Event,
+			&i.PayloadSchema,
+			&i.Targets,
+			&i.Descriptions,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

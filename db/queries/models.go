@@ -1379,4 +1379,6 @@ type WorkflowTransition struct {
 	AssignNests           bool
 	PayloadSchema         json.RawMessage
 	PayloadSchemaChecksum *string
+	// what the definition says of it, cut, since many states may inherit it; null if nothing
+	Description *string
 }

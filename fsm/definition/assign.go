@@ -130,7 +130,7 @@ func (d *Draft) merges() {
 		if !a.unbounded() || a.Trusted {
 			continue
 		}
-		properties, closed := closedProperties(d.payloadSchema(a.at))
+		properties, closed := closedProperties(d.payload(a.at).schema)
 		if !closed {
 			d.fault(a.at, `lets a caller set any member of the context: name the members, as {"*": ["seat", "meal"]}; or close the payload_schema with "additionalProperties": false; or write {"*": true, "trusted": true}`)
 		}

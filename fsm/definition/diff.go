@@ -83,7 +83,7 @@ func (d *differ) definition(a, b *Definition) {
 	}
 	d.safely(func() { d.assign("/initial", "creation", a.InitialAssign, b.InitialAssign) })
 	if a.Timezone != b.Timezone {
-		d.add(Changed, "/timezone", "timers of months, years and days that are started from now on may be due at other times",
+		d.add(Changed, "/timezone", "timers of months and years that are started from now on may be due at other times",
 			"the time zone of timers is %s, no longer %s", cmp.Or(b.Timezone, "UTC"), cmp.Or(a.Timezone, "UTC"))
 	}
 	d.ttl(a.TTL, b.TTL)

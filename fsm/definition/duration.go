@@ -52,7 +52,7 @@ func ParseDuration(text string) (time.Duration, error) {
 }
 
 // ParseCalendarDuration reads a duration as ParseDuration does, and also months (mo) and years (y). A month counts
-// as 30 days where the duration is compared with MaxDuration.
+// as a twelfth of 365 days where the duration is compared with MaxDuration.
 func ParseCalendarDuration(text string) (Duration, error) {
 	d, err := readDuration(text)
 	switch {
@@ -88,7 +88,7 @@ func readDuration(text string) (Duration, error) {
 	} else {
 		return Duration{}, fmt.Errorf("%q is no duration: write one like 90s, 15m, 1d12h, 2w, 1mo or PT15M", text)
 	}
-	const month = 30 * 24 * time.Hour
+	const month = MaxDuration / 120
 	tooLong := fmt.Errorf("%q is longer than ten years (%s)", text, FormatDuration(MaxDuration))
 	var d Duration
 	for _, p := range parts {

@@ -47,13 +47,13 @@ func TestParseCalendarDuration(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]definition.Duration{
 		"1mo": {Months: 1}, "1y2mo": {Months: 14}, "1y": {Months: 12}, "10y": {Months: 120}, "P1Y2M3DT4H": {Months: 14, Exact: 76 * time.Hour},
-		"P1M": {Months: 1}, "PT1M": {Exact: time.Minute}, "1mo1m": {Months: 1, Exact: time.Minute}, "10y50d": {Months: 120, Exact: 1200 * time.Hour},
+		"P1M": {Months: 1}, "PT1M": {Exact: time.Minute}, "1mo1m": {Months: 1, Exact: time.Minute}, "119mo30d10h": {Months: 119, Exact: 730 * time.Hour},
 	} {
 		if d, err := definition.ParseCalendarDuration(text); err != nil || d != want {
 			t.Errorf("ParseCalendarDuration(%q) = %v, %v; want %v", text, d, err, want)
 		}
 	}
-	for _, text := range []string{"", "0mo", "0y0s", "-1mo", "122mo", "10y51d", "1Y"} {
+	for _, text := range []string{"", "0mo", "0y0s", "-1mo", "121mo", "10y1mo", "10y1ms", "119mo30d10h1ms", "1Y"} {
 		if d, err := definition.ParseCalendarDuration(text); err == nil {
 			t.Errorf("ParseCalendarDuration(%q) = %v, want an error", text, d)
 		}
@@ -91,6 +91,35 @@ func TestDurationIsAnInterval(t *testing.T) {
 			"select replace($1, 'mo', 'mon')::interval = make_interval(months => $2::int, secs => $3::float8 / 1000)", d.String(), months, ms)
 		if !same {
 			rt.Fatalf("%q is another interval to Postgres", d)
+		}
+	})
+}
+
+// A definition and a value that a definition makes may have the same durations.
+func TestDurationsAreThoseOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	units := []string{"ms", "s", "m", "h", "d", "w", "mo", "y"}
+	rapid.Check(t, func(rt *rapid.T) {
+		var text string
+		if rapid.Bool().Draw(rt, "iso") {
+			text = "P"
+			for i, unit := range []string{"Y", "M", "W", "D", "T", "H", "M", "S"} {
+				if unit == "T" && rapid.Bool().Draw(rt, "time") {
+					text += "T"
+				} else if unit != "T" && rapid.IntRange(0, 3).Draw(rt, "has") == 0 && (i < 4 || strings.Contains(text, "T")) {
+					text += rapid.StringMatching(`[0-9]{1,4}`).Draw(rt, "number") + unit
+				}
+			}
+		} else {
+			for range rapid.IntRange(1, 3).Draw(rt, "parts") {
+				text += rapid.SampledFrom([]string{"0", "1", "9", "10", "119", "120", "121", "730", "3649", "3650", "87600"}).Draw(rt, "number") +
+					rapid.SampledFrom(units).Draw(rt, "unit")
+			}
+		}
+		_, err := definition.ParseCalendarDuration(text)
+		if known := bounded.Value[bool](t, pool, "select coalesce(pawl_private.duration($1) > interval '0', false)", text); known != (err == nil) {
+			rt.Fatalf("%q: the database takes it: %v; the reader says %v", text, known, err)
 		}
 	})
 }

@@ -96,9 +96,15 @@ func (d *Draft) guardMember(at, name string, v any) {
 	case "present", "absent":
 		d.pathOperand(at, v)
 	default:
+		first := len(d.uses)
 		pair, ok := d.operands(at, v, 2, 2)
 		if !ok {
 			return
+		}
+		if name == "equal" && (pair[0] == nil || pair[1] == nil) {
+			for i, u := range d.uses[first:] {
+				d.uses[first+i].equalsNull = u.at == at+"/0" || u.at == at+"/1"
+			}
 		}
 		switch shape := shapeOf(pair[1]); {
 		case name == "before" || name == "after":

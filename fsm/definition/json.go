@@ -2,10 +2,12 @@ package definition
 
 import (
 	"bytes"
+	"encoding"
 	stdjson "encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -49,10 +51,37 @@ func Decode(data []byte, into any) error {
 		detail = "is not a member of this object"
 	case errors.Is(err, errNull):
 		detail = errNull.Error()
+	case semantic.JSONKind == '"' && semantic.Err != nil && readsText(semantic.GoType):
+		detail = semantic.Err.Error()
 	case semantic.JSONKind != 0 && semantic.GoType != nil:
-		detail = fmt.Sprintf("a JSON %s does not fit here", kindName(semantic.JSONKind))
+		detail = fmt.Sprintf("a JSON %s does not fit here%s", kindName(semantic.JSONKind), wanted(semantic.GoType))
 	}
 	return malformed(string(semantic.JSONPointer), detail)
+}
+
+// readsText reports whether values of a type are read from texts, whose errors are for clients.
+func readsText(t reflect.Type) bool {
+	return t != nil && reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+// wanted says what fits a type; empty if there are no few words for that.
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return ": it must be true or false"
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		return fmt.Sprintf(": it must be a whole number of at most %d bits", t.Bits())
+	case reflect.String:
+		return ": it must be a string"
+	case reflect.Slice:
+		return ": it must be an array"
+	case reflect.Map, reflect.Struct:
+		if !readsText(t) {
+			return ": it must be an object"
+		}
+		return ": it must be a string"
+	}
+	return ""
 }
 
 var errNull = errors.New("must not be null; leave it out if there is none")

@@ -3,6 +3,7 @@ package definition_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -23,6 +24,8 @@ func TestDecode(t *testing.T) {
 		List  []struct {
 			A string `json:"a"`
 		} `json:"list"`
+		Flag bool       `json:"flag"`
+		At   netip.Addr `json:"at"`
 	}
 	if err := definition.Decode([]byte(" {\"name\": \"\\u00e9\\ud83d\\ude00é\", \"count\": 3, \"raw\": 9007199254740993.10}\n"), &into); err != nil {
 		t.Fatal(err)
@@ -59,14 +62,19 @@ func TestDecode(t *testing.T) {
 		`{"nam":"a"}`:                      "/nam|not a member",
 		`{"Name":"a"}`:                     "/Name|not a member",
 		`{"list":[{"a":"1"},{"b~":1}]}`:    "/list/1/b~0|not a member",
-		`{"name":1}`:                       "/name|number",
+		`{"name":1}`:                       "/name|number does not fit here: it must be a string",
+		`{"flag":1}`:                       "/flag|must be true or false",
+		`{"list":{"a":1}}`:                 "/list|must be an array",
+		`{"list":[1]}`:                     "/list/0|must be an object",
+		`{"at":[]}`:                        "/at|must be a string",
+		`{"at":"here"}`:                    "/at|unable to parse IP",
 		`{"name":null}`:                    "/name|null",
 		`{"count":null}`:                   "/count|null",
 		`{"list":[{"a":null}]}`:            "/list/0/a|null",
 		`null`:                             "|null",
 		`{"name":[]}`:                      "/name|array",
 		`{"count":"1"}`:                    "/count|string",
-		`{"count":1.5}`:                    "/count|",
+		`{"count":1.5}`:                    "/count|must be a whole number",
 		`{"count":1e99}`:                   "/count|",
 		`{"list":{}}`:                      "/list|object",
 		`[]`:                               "|array",

@@ -10,6 +10,16 @@ import (
 // stepRoots are the members of the document that guards and values of transitions read.
 var stepRoots = []string{"context", "payload", "instance", "now", "event", "actor"}
 
+// The members of what the engine makes itself: of $.instance and $.actor, and of $.payload in the step of a timer, of
+// which missed is there in those that repeat.
+var (
+	instanceSchema = closedObject("id", "workflow", "workflow_version", "state", "status", "version", "business_key", "correlation_id", "created_at",
+		"state_changed_at", "expires_at")
+	actorSchema   = closedObject("subject", "scopes", "roles", "verified")
+	timeoutSchema = openObject("due_at")
+	repeatSchema  = openObject("due_at", "missed")
+)
+
 // lint looks for paths that silently never select anything, or that say something else than is meant.
 func (d *Draft) lint() {
 	known := d.contextMembers()
@@ -19,6 +29,10 @@ func (d *Draft) lint() {
 		}
 		l := &linter{draft: d, use: u, context: known, said: map[string]bool{}}
 		u.expr.walk(l.expression)
+		if u.equalsNull && l.mayBeMissing(u.expr) {
+			d.warn("use-absent", u.at[:strings.LastIndexByte(u.at, '/')],
+				`equal to null is unknown for what is missing, and holds only for a null that is there; write {"absent": …}, or {"any": […]} of both`)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Definition.ContextDefault)) {
 		if text, ok := d.Definition.ContextDefault[name].(string); ok && isPath(text) {
@@ -51,7 +65,7 @@ func (d *Draft) contextMembers() contextMembers {
 	for _, a := range d.assigns {
 		names := a.names()
 		if a.unbounded() {
-			properties, closed := closedProperties(d.payloadSchema(a.at))
+			properties, closed := closedProperties(d.payload(a.at).schema)
 			names = append(names, properties...)
 			c.any = c.any || !closed
 		}
@@ -123,6 +137,13 @@ func (l *linter) expression(e *pathExpr, filtered bool) {
 			}
 		}
 	}
+	if e.op == "==" && !filtered && !lax {
+		for i, operand := range e.args {
+			if other := e.args[1-i]; other.op == "literal" && other.text == "null" && !other.quoted && l.mayBeMissing(operand) {
+				l.say("use-absent", `… == null is unknown for what is missing, and holds only for a null that is there; write {"absent": …}, or {"any": […]} of both`)
+			}
+		}
+	}
 	if slices.Contains(append(pathPrecedence[comparisonLevel], "like_regex", "starts with"), e.op) && !filtered && !lax {
 		for _, operand := range e.args {
 			l.several(operand)
@@ -139,13 +160,23 @@ func (l *linter) path(e *pathExpr) {
 			l.say("time-as-text", `.datetime() does not read times that end with Z on PostgreSQL 15 and 16; write {"before": […]} or {"after": […]}, or {"$time": […]}`)
 		}
 	}
-	if e.root != "$" || len(e.steps) == 0 || e.steps[0].kind != "." {
-		return
-	}
-	root, roots := e.steps[0].name, l.roots
+	root, roots := "", l.roots
 	if roots == nil {
 		roots = stepRoots
 	}
+	switch {
+	case strings.HasPrefix(e.root, "$") && e.root != "$":
+		l.say("unknown-variable", "%s is a variable, and there are none, so that this is a guard-error: a path goes on with a dot, such as $.%s", e.root, roots[0])
+		return
+	case e.root != "$":
+		return
+	case len(e.steps) == 0 || strings.HasPrefix(e.steps[0].kind, "["):
+		l.wrong("$ is the whole document, and no value in it: name a member, such as $.%s", roots[0])
+		return
+	case e.steps[0].kind != ".":
+		return
+	}
+	root = e.steps[0].name
 	switch {
 	case !slices.Contains(roots, root):
 		l.wrong("there is no $.%s%s; a path reads $.%s", root, didYouMean("$.", root, roots), strings.Join(roots, ", $."))
@@ -155,18 +186,34 @@ func (l *linter) path(e *pathExpr) {
 		return
 	}
 	switch root {
+	case "now", "event":
+		if len(e.steps) > 1 && e.steps[1].kind == "." {
+			l.wrong("$.%s is a text, and has no members", root)
+		}
+	case "instance":
+		l.members(instanceSchema, "$.instance", "an instance", "", e.steps[1:])
 	case "actor":
+		l.members(actorSchema, "$.actor", "an actor", "", e.steps[1:])
 		l.say("actor-unverified", "$.actor is whatever the caller says while the service runs without authentication; look at $.actor.verified, or allow this warning where tokens are required")
 	case "payload":
-		if schema := l.draft.payloadSchema(l.at); schema != nil {
-			l.members(schema, "$.payload", "the payload_schema", "unknown-payload-member", e.steps[1:])
-		}
+		l.payloadMember(e)
 	case "context":
 		l.contextMember(e)
 	case "task":
 		l.members(taskSchema, "$.task", "a task", "", e.steps[1:])
 	case "result":
 		l.members(resultSchema, "$.result", "the result of a task", "", e.steps[1:])
+	}
+}
+
+// payloadMember looks at a path that reads the payload.
+func (l *linter) payloadMember(e *pathExpr) {
+	if strings.HasPrefix(l.at, "/initial/") && len(e.steps) > 1 {
+		l.say("unknown-payload-member", "a creation has an empty payload: what was sent is $.context")
+		return
+	}
+	if p := l.draft.payload(l.at); p.schema != nil {
+		l.members(p.schema, "$.payload", p.where, "unknown-payload-member", e.steps[1:])
 	}
 }
 
@@ -229,16 +276,28 @@ func (l *linter) operand(e *pathExpr) {
 	if len(names) < 2 {
 		return
 	}
+	switch {
+	case !l.mayBeMissing(e):
+	case names[0] == "context":
+		l.say("operand-may-be-missing", "$.context.%s may be missing, and then this cannot be calculated; give it a value in context_default, or list it in required of the context_schema", names[1])
+	default:
+		l.say("operand-may-be-missing", "$.payload.%s may be missing, and then this cannot be calculated; list it in required of the payload_schema", names[1])
+	}
+}
+
+// mayBeMissing reports whether a path reads a member of the context or of the payload that nothing says is there.
+func (l *linter) mayBeMissing(e *pathExpr) bool {
+	names := e.members()
+	if len(names) < 2 {
+		return false
+	}
 	switch names[0] {
 	case "context":
-		if !l.context.there[names[1]] {
-			l.say("operand-may-be-missing", "$.context.%s may be missing, and then this cannot be calculated; give it a value in context_default, or list it in required of the context_schema", names[1])
-		}
+		return !l.context.there[names[1]]
 	case "payload":
-		if !slices.Contains(schemaRequired(l.draft.payloadSchema(l.at)), names[1]) {
-			l.say("operand-may-be-missing", "$.payload.%s may be missing, and then this cannot be calculated; list it in required of the payload_schema", names[1])
-		}
+		return !slices.Contains(schemaRequired(l.draft.payload(l.at).schema), names[1])
 	}
+	return false
 }
 
 // several looks at an operand of a comparison.
@@ -265,7 +324,7 @@ func (l *linter) isTime(e *pathExpr) bool {
 	case "instance":
 		return len(names) == 2 && strings.HasSuffix(names[1], "_at")
 	case "payload":
-		schema = l.draft.payloadSchema(l.at)
+		schema = l.draft.payload(l.at).schema
 	case "context":
 		schema = l.context.schema
 	}

@@ -37,6 +37,21 @@ func TestPathFaults(t *testing.T) {
 		linted("", `"assign":{"x":{"$first":["$.nwo",0]}}`, ""):            {value + "/$first/0": "did you mean $.now?"},
 		linted("", `"assign":{"x":"lax $.foo.bar"}`, ""):                   {value: "there is no $.foo"},
 		linted("", `"guard":"$.*.n == 1 && $.\"context\".n == 1"`, ""):     nil,
+		// The whole document, however it is written.
+		linted("", `"guard":"$"`, ""):                                     {guard: "name a member, such as $.context"},
+		linted("", `"guard":"lax $ == 1"`, ""):                            {guard: "name a member"},
+		linted("", `"guard":{"any":["($) == 1","$.context.a == 1"]}`, ""): {guard + "/any/0": "name a member"},
+		linted("", `"guard":{"present":{"$path":"(/* all */ $)"}}`, ""):   {guard + "/present/$path": "name a member"},
+		linted("", `"guard":"$[0].a == 1"`, ""):                           {guard: "name a member"},
+		linted("", `"guard":"exists($ ? (@.context.a == 1))"`, ""):        nil,
+		// What the engine itself makes has known members.
+		linted("", `"guard":"$.instance.sate == 1"`, ""):                                    {guard: "did you mean $.instance.state?"},
+		linted("", `"assign":{"x":"$.instance.owner"}`, ""):                                 {value: "there is no $.instance.owner in an instance"},
+		linted("", `"guard":{"equal":["$.actor.subjct",1]}`, ""):                            {guard + "/equal/0": "did you mean $.actor.subject?"},
+		linted("", `"guard":"$.actor.roles[*] == \"a\" && $.actor.verified == true"`, ""):   nil,
+		linted("", `"guard":"$.now.time == 1"`, ""):                                         {guard: "$.now is a text"},
+		linted("", `"guard":"$.event.name == 1"`, ""):                                       {guard: "$.event is a text"},
+		linted("", `"guard":"$.event starts with \"a\" && $.now.type() == \"string\""`, ""): nil,
 		// What a closed schema excludes.
 		linted("", `"guard":"$.payload.amuont == 1"`, closed):                                                                 {guard: "did you mean $.payload.amount?"},
 		linted("", `"assign":{"x":"$.payload.other"}`, closed):                                                                {value: "allows no other members"},
@@ -93,6 +108,20 @@ func TestWarnings(t *testing.T) {
 		{linted("", guard(`"$.context.elsewhere == 1"`)+`,"assign":{"total":1}`, ""), nil},
 		{linted(order, guard(`"$.context.prcie == 1"`)+`,"assign":{"*":true,"trusted":true}`, ""), nil},
 		{linted(order, guard(`"$.context.amount == 1"`)+`,"assign":"*"`, strings.Replace(closed, "amount", "sum", 1)), []string{"unknown-context-member /guard nothing sets it"}},
+		// Variables.
+		{linted("", guard(`"$price == 1"`), ""), []string{"unknown-variable /guard $price is a variable"}},
+		{linted("", guard(`"exists($.context.a[*] ? (@ > $\"a b\"))"`), ""), []string{"unknown-variable /guard guard-error"}},
+		{linted(order, `"assign":{"x":"$.context.count + $x"}`, ""), []string{"unknown-variable /assign/x $x is a variable"}},
+		// The payloads of timers and of creations.
+		{wrap(`{"on":{"go":"B"},"after":{"1h":{"target":"B","guard":"$.payload.amount == 1"}}}`), []string{"unknown-payload-member /guard payload of a timer"}},
+		{wrap(`{"on":{"go":"B"},"every":{"in":"1h","assign":{"x":"$.payload.due_at","y":"$.payload.mised"}}}`), []string{"unknown-payload-member /assign/y did you mean $.payload.missed?"}},
+		{wrap(`{"on":{"go":"B"},"after":[{"in":"1h","assign":{"x":"$.payload.missed"}}]}`), []string{"unknown-payload-member /assign/x payload of a timer"}},
+		{wrap(`{"on":{"go":"B"},"after":[{"in":"$.payload.delay","target":"B"}]}`), nil},
+		{strings.Replace(wrap(`{"on":{"go":"B"}}`), `"initial":"A"`, `"initial":{"target":"A","assign":{"x":"$.payload.x","y":"$.payload"}}`, 1), []string{"unknown-payload-member /initial/assign/x what was sent is $.context"}},
+		// Timers that are to start again, and are not there.
+		{wrap(`{"on":{"go":"B","more":{"rearm":true}}}`), []string{"rearm-without-timer /more/rearm A has no after"}},
+		{wrap(`{"on":{"go":"B","more":[{"guard":"$.context.a == 1","rearm":true},{"rearm":true}]},"every":{"in":"1h","assign":{"x":1}}}`), nil},
+		{wrap(`{"initial":"C","after":{"1h":"B"},"states":{"C":{"on":{"go":"B","more":{"rearm":true}}}}}`), []string{"rearm-without-timer /more/rearm A has some"}},
 		// Arithmetic.
 		{linted("", `"assign":{"n":"$.context.n + 1"}`, ""), []string{"operand-may-be-missing /assign/n context_default"}},
 		{linted(order, `"assign":{"count":"$.context.count + 1","x":"$.context.price * 2"}`, ""), nil},
@@ -104,6 +133,12 @@ func TestWarnings(t *testing.T) {
 		{linted("", guard(`"exists($.payload.a ? (@ > 1))"`), ""), nil},
 		{linted("", guard(`"exists($.payload.a[*] ? (!exists(@.b)))"`), ""), []string{"use-absent /guard begin the path with lax"}},
 		{linted("", guard(`"lax !exists($.payload.a)"`), ""), nil},
+		{linted(order, guard(`"$.payload.note == null"`), pay), []string{"use-absent /guard unknown for what is missing"}},
+		{linted("", guard(`"null == $.context.a"`), ""), []string{"use-absent /guard absent"}},
+		{linted("", guard(`{"not":{"equal":["$.context.a",null]}}`), ""), []string{"use-absent /not/equal absent"}},
+		{linted(order, guard(`"$.context.count == null || $.payload.amount == null || $.context.address.city != null"`), pay), nil},
+		{linted(order, guard(`{"any":[{"equal":[null,"$.context.price"]},{"equal":[null,{"$first":["$.context.due",null]}]}]}`), pay), nil},
+		{linted("", guard(`"lax $.context.a == null || exists($.context.l[*] ? (@.a == null))"`), ""), nil},
 		{linted("", guard(`"exists($.payload.a[*] ? (exists(@.b)))"`), ""), nil},
 		// Comparisons.
 		{linted("", guard(`"$.payload.items[*].price > 100"`), ""), []string{"wildcard-comparison /guard one item lacks"}},

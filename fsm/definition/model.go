@@ -29,7 +29,7 @@ type Definition struct {
 	// Initial is the path of the state that an instance starts in, and InitialAssign what its creation assigns.
 	Initial       string
 	InitialAssign Assign
-	// Timezone is the one in which months, years and days of timers are counted. Empty: UTC.
+	// Timezone is the one in which months and years of timers are counted. Empty: UTC.
 	Timezone string
 	// TTL is the lifetime of an instance. Nil: an instance lives until it reaches a final state.
 	TTL *TTL

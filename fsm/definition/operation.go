@@ -142,11 +142,14 @@ func (d *Draft) operation(at, name string, v any, mayUnset bool) {
 	case "$first":
 		d.operands(at, v, 1, anyNumber)
 	case "$if":
-		if list, ok := d.operands(at, v, 3, 3, 0, 1, 2); ok {
-			d.guard(at+"/0", list[0])
-			d.value(at+"/1", list[1], mayUnset)
-			d.value(at+"/2", list[2], mayUnset)
+		list, _ := v.([]any)
+		if len(list) != 3 {
+			d.fault(at, "must be an array of 3: a guard, the value if it holds, and the value if it does not")
+			break
 		}
+		d.guard(at+"/0", list[0])
+		d.value(at+"/1", list[1], mayUnset)
+		d.value(at+"/2", list[2], mayUnset)
 	case "$append", "$union":
 		if list, ok := d.operands(at, v, 2, anyNumber); ok {
 			d.shape(at+"/0", list[0], "array")
@@ -191,10 +194,11 @@ func (d *Draft) operation(at, name string, v any, mayUnset bool) {
 
 // set reads the operands of $set.
 func (d *Draft) set(at string, v any) {
-	list, ok := d.operands(at, v, 3, 3, 1)
-	if !ok {
+	if list, _ := v.([]any); len(list) != 3 {
+		d.fault(at, "must be an array of 3: an object, an array of the names that lead to the member, and its value")
 		return
 	}
+	list, _ := d.operands(at, v, 3, 3, 1)
 	d.shape(at+"/0", list[0], "object", "array")
 	names, _ := list[1].([]any)
 	if len(names) == 0 {
@@ -213,7 +217,7 @@ func (d *Draft) set(at string, v any) {
 // time checks what is constant in the operands of $time.
 func (d *Draft) time(at string, list []any) {
 	d.timeOperand(at+"/0", list[0])
-	d.shape(at+"/1", list[1], "string", "number")
+	d.shape(at+"/1", list[1], "string")
 	if text, ok := constantText(list[1]); ok {
 		if err := parseShift(text); err != nil {
 			d.fault(at+"/1", "%v; it may have a sign", err)

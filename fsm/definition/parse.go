@@ -63,8 +63,10 @@ type Draft struct {
 	// uses are the paths as they are written, and assigns all assigns.
 	uses    []use
 	assigns []assignAt
-	// payloads has the decoded payload schemas of the events, by the pointers of their transitions.
-	payloads map[string]any
+	// payloads has the payloads that are known, by the pointers of what reads them.
+	payloads map[string]payload
+	// timed has the paths of the states that have timers.
+	timed map[string]bool
 	// allowed has the warnings that are silenced below a pointer.
 	allowed map[string][]string
 	// within has the names of the states within each state, by its path; the path of the top level is
@@ -128,7 +130,7 @@ func newDraft(limits Limits) *Draft {
 	}
 	return &Draft{
 		Paths: map[string][]string{}, within: map[string][]string{}, pointers: map[string]string{}, schemas: map[string]checkedSchema{},
-		payloads: map[string]any{}, late: map[string]string{}, undos: map[*Task]string{}, allowed: map[string][]string{}, named: named{}, limits: limits,
+		payloads: map[string]payload{}, timed: map[string]bool{}, late: map[string]string{}, undos: map[*Task]string{}, allowed: map[string][]string{}, named: named{}, limits: limits,
 	}
 }
 
@@ -265,6 +267,7 @@ func (d *Draft) outline(at, path string, document map[string]any) {
 		}
 		d.pointers[path] = at
 		if m, ok := states[name].(map[string]any); ok {
+			d.timed[path] = m["after"] != nil || m["every"] != nil
 			d.outline(at, path, m)
 		}
 	}

@@ -104,7 +104,13 @@ func (d *Draft) state(at string, where place, v any, schemas map[string]json.Raw
 func (d *Draft) outcome(at string, where place, m map[string]any) (final bool, outcome Outcome) {
 	within := len(where) > 1
 	if v, given := m["type"]; given {
-		if final = v == "final"; !final {
+		switch final = v == "final"; {
+		case final:
+		case v == "parallel":
+			d.fault(at+"/type", `must be "final", or be left out: an instance is in one state at a time; let transitions without a target note what is done, and always lead on`)
+		case v == "history":
+			d.fault(at+"/type", `must be "final", or be left out: there are no history states; give the transition that goes back the compound state as its target, and "resume": true`)
+		default:
 			d.fault(at+"/type", `must be "final", or be left out`)
 		}
 	}
@@ -187,7 +193,7 @@ func (d *Draft) events(
 			schemas[event] = schema
 		}
 		if schema := schemas[event]; schema != nil {
-			d.payloads[at] = decodeSchema(schema)
+			d.payloads[at] = payload{decodeSchema(schema), "the payload_schema"}
 		}
 	}
 	return on, schemas

@@ -112,6 +112,14 @@ func closedObject(names ...string) any {
 	return map[string]any{"type": "object", "additionalProperties": false, "properties": properties, "required": required}
 }
 
+// openObject is the schema of an object that has these members, of which the first is always there.
+func openObject(names ...string) any {
+	schema := closedObject(names...).(map[string]any)
+	delete(schema, "additionalProperties")
+	schema["required"] = schema["required"].([]any)[:1]
+	return schema
+}
+
 // invoke reads the tasks of a state.
 func (d *Draft) invoke(at string, where place, v any) map[string]Task {
 	written, ok := d.object(at, v)
@@ -159,7 +167,7 @@ func (d *Draft) invoked(at string, where place, v any) Task {
 			d.fault(at+"/"+h.name, "is missing: where an instance goes %s", h.when)
 			continue
 		}
-		d.payloads[at+"/"+h.name] = resultSchema
+		d.payloads[at+"/"+h.name] = payload{resultSchema, "the payload of a task's result"}
 		*h.list = d.handlers(at+"/"+h.name, where, v)
 	}
 	if v, given := m["late"]; given {

@@ -87,6 +87,15 @@ func (d *Draft) transition(at string, where place, v any, kind transitionKind) T
 	case timerKind:
 		members = append(members, "in", "at")
 	}
+	if kind == timeoutKind || kind == timerKind || kind == repeatKind {
+		timed := payload{timeoutSchema, "the payload of a timer"}
+		if kind == repeatKind {
+			timed.schema = repeatSchema
+		}
+		for _, member := range []string{"/guard", "/assign"} { // Not when it is due, which is read in the step that enters the state.
+			d.payloads[at+member] = timed
+		}
+	}
 	d.members(at, m, members...)
 	t := Transition{
 		Description: d.description(at, m),
@@ -129,8 +138,11 @@ func (d *Draft) move(at string, where place, m map[string]any, kind transitionKi
 	if kind == handlerKind {
 		return // It has no more members.
 	}
-	if t.Rearm && moves {
+	switch {
+	case t.Rearm && moves:
 		d.fault(at+"/rearm", "is for a transition without a target; one with a target starts the timers of what it enters")
+	case t.Rearm && !d.timed[where.path()]:
+		d.rearmsNothing(at+"/rearm", where)
 	}
 	internal := d.boolean(at, m, "internal")
 	switch _, given := m["internal"]; {
@@ -153,6 +165,18 @@ func (d *Draft) move(at string, where place, m map[string]any, kind transitionKi
 		}
 		d.resumed(at+"/resume", where, moves, t.Target)
 	}
+}
+
+// rearmsNothing warns of a transition that starts the timers of its state anew, which has none.
+func (d *Draft) rearmsNothing(at string, where place) {
+	hint := ""
+	for _, around := range slices.Backward(where[:len(where)-1]) {
+		if d.timed[around] {
+			hint = fmt.Sprintf("; %s has some, which a transition that it declares itself starts anew", around)
+			break
+		}
+	}
+	d.warn("rearm-without-timer", at, "starts nothing anew: %s has no after and no every%s", where.path(), hint)
 }
 
 // resumed checks the target of a transition that resumes.

@@ -90,6 +90,8 @@ type use struct {
 	expr *pathExpr
 	// predicate: the path itself is a condition. invariant: it stands in one.
 	predicate, invariant bool
+	// equalsNull: the path is compared with null, by equal.
+	equalsNull bool
 	// roots are the members of the document that the path is evaluated over. Nil: those of a step.
 	roots []string
 }
@@ -156,15 +158,22 @@ func (d *Draft) zone(at string, v any) string {
 	return name
 }
 
-// payloadSchema returns the decoded schema of the payload that is there when what stands at a pointer is evaluated;
-// nil if there is none.
-func (d *Draft) payloadSchema(at string) any {
+// A payload is what is known of the payload that a guard or a value reads.
+type payload struct {
+	// schema is decoded; nil if there is none.
+	schema any
+	// where names what has the members of the schema.
+	where string
+}
+
+// payload returns the payload that is there when what stands at a pointer is evaluated.
+func (d *Draft) payload(at string) payload {
 	for ; at != ""; at = at[:strings.LastIndexByte(at, '/')] {
-		if schema, known := d.payloads[at]; known {
-			return schema
+		if p, known := d.payloads[at]; known {
+			return p
 		}
 	}
-	return nil
+	return payload{}
 }
 
 // calendarDuration reads a duration that may have months and years.

@@ -19,8 +19,8 @@ type Warning struct {
 // warningNames are those of all warnings.
 var warningNames = []string{
 	"actor-unverified", "cancel-protected", "deadline-after-timeout", "default-is-text", "no-undoing-state", "not-undone", "nudge-stays", "operand-may-be-missing",
-	"quoted-text", "retry-without-key", "stuck-after-timeout", "task-without-key", "time-as-text", "unknown-context-member", "unknown-payload-member", "use-absent",
-	"use-present", "wildcard-comparison",
+	"quoted-text", "rearm-without-timer", "retry-without-key", "stuck-after-timeout", "task-without-key", "time-as-text", "unknown-context-member", "unknown-payload-member", "unknown-variable",
+	"use-absent", "use-present", "wildcard-comparison",
 }
 
 // warn adds a warning, unless the definition silences it at this place.

@@ -24,6 +24,8 @@ const (
 	MaxSimulatedBytes = 4 << 20
 	// SimulationTime is how long a simulation may take.
 	SimulationTime = 10 * time.Second
+
+	maxYear = 9999 // RFC 3339 writes no later one.
 )
 
 // A Simulation asks what events and time would do to an instance. No such instance has to exist.
@@ -112,6 +114,9 @@ func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error)
 		return Simulated{}, fsm.MalformedAt("/events", fmt.Sprintf("must have at most %d events", MaxSimulated))
 	case (c.Workflow == "") == (c.Definition == nil):
 		return Simulated{}, fsm.MalformedAt("/definition", "either a definition or the name of a workflow must be given, and not both")
+	}
+	if year := c.Now.UTC().Year(); year < 1 || year > maxYear {
+		return Simulated{}, fsm.MalformedAt("/now", fmt.Sprintf("must be within the years 1 to %d", maxYear))
 	}
 	c.Events = slices.Clone(c.Events)
 	for n, e := range c.Events {
@@ -290,6 +295,9 @@ func resultPayload(e SimulatedEvent) (json.RawMessage, error) {
 // pass lets time pass.
 func (r *simulation) pass(ctx context.Context, m fsm.Simulator, after definition.Duration) error {
 	until := later(r.at.Now, after, r.model.Timezone)
+	if until.Year() > maxYear {
+		return fsm.MalformedAt(fmt.Sprintf("/events/%d/after", r.index), fmt.Sprintf("leads beyond the year %d", maxYear))
+	}
 	for {
 		next, event, err := m.Pass(ctx, r.at, until)
 		if event == "" && err == nil {

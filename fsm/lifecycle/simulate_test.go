@@ -431,6 +431,14 @@ func TestSimulateRefuses(t *testing.T) {
 		"time with a payload": {func(s *lifecycle.Simulation) {
 			s.Events = []lifecycle.SimulatedEvent{{Payload: json.RawMessage(`{}`), After: definition.Duration{Months: 1}}}
 		}, fsm.Malformed},
+		"before the year 1": {func(s *lifecycle.Simulation) { s.Now = time.Date(0, 12, 31, 23, 0, 0, 0, time.UTC) }, fsm.Malformed},
+		"after the year 9999": {func(s *lifecycle.Simulation) {
+			s.Now = time.Date(9999, 12, 31, 23, 30, 0, 0, time.FixedZone("", -3600))
+		}, fsm.Malformed},
+		"time beyond the year 9999": {func(s *lifecycle.Simulation) {
+			s.Now = time.Date(9999, 12, 31, 23, 0, 0, 0, time.UTC)
+			s.Events = []lifecycle.SimulatedEvent{{After: definition.Duration{Exact: time.Hour}}}
+		}, fsm.Malformed},
 		"events": {func(s *lifecycle.Simulation) { s.Events = make([]lifecycle.SimulatedEvent, lifecycle.MaxSimulated+1) }, fsm.Malformed},
 	} {
 		simulation := valid

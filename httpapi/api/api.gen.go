@@ -980,6 +980,10 @@ func (e GetWorkflowStatsParamsBy) Valid() bool {
 
 // Action An event that the instance's state accepts.
 type Action struct {
+	// Description What the definition says of the event's transitions, in their order, on a line each, and of each at most 1,000
+	// characters. Null if it says nothing.
+	Description *string `json:"description"`
+
 	// Event The name of the event.
 	Event string `json:"event"`
 

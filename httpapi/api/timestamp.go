@@ -19,7 +19,7 @@ func (t Timestamp) MarshalText() ([]byte, error) { return []byte(fsm.FormatTime(
 func (t *Timestamp) Bind(s string) error {
 	v, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return fmt.Errorf("%q is not an RFC 3339 time such as 2026-03-01T09:30:00Z", s)
+		return fmt.Errorf("%.100q is not an RFC 3339 time such as 2026-03-01T09:30:00Z", s)
 	}
 	*t = Timestamp(v)
 	return nil

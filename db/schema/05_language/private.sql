@@ -21,7 +21,7 @@ as $$ select coalesce(p_value #>> '{initial,target}', p_value ->> 'initial') $$;
 
 -- duration reads a duration such as 90s, 1h30m, 1y2mo or P3DT12H, which may have a sign. The result has no days,
 -- whose length would depend on the time zone of the session: a day has 24 hours. Years and months stay months.
--- Returns: null if it is no duration, or is longer than 10 years
+-- Returns: null if it is no duration, or is longer than 10 years, for which a month counts as a twelfth of 365 days
 create function pawl_private.duration(p_text text) returns interval
 language plpgsql stable parallel safe
 as $$
@@ -32,7 +32,7 @@ declare
   v_months numeric := 0;
   v_seconds numeric := 0;
 begin
-  if p_text ~ '^[+-]?P[0-9]' or p_text ~ '^[+-]?PT[0-9]' then
+  if p_text ~ '^[+-]?PT?[0-9].*[^T]$' then
     v_part := regexp_match(
       v_text,
       '^P(?:([0-9]{1,9})Y)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9})W)?(?:([0-9]{1,9})D)?'
@@ -56,7 +56,7 @@ begin
   else
     return null;
   end if;
-  if v_months > 120 or v_seconds > 315360000 then
+  if v_months * 2628000 + v_seconds > 315360000 then
     return null;
   end if;
   return make_interval(months => (v_sign * v_months)::integer, secs => (v_sign * v_seconds)::double precision);
@@ -276,14 +276,14 @@ $$;
 -- guard_path reads the path of a guard. One that is no predicate and may select several items is compared with true, so that
 -- it does not only look at the first of them.
 -- Raises:  42601 and others if it is no path
-create function pawl_private.guard_path(p_text text) returns jsonpath
+create function pawl_private.guard_path(p_text text, p_at text) returns jsonpath
 language plpgsql stable
 as $$
 declare
   v_text text := ltrim(pawl_private.strict(p_text));
   v_mode integer := position(' ' in v_text);
 begin
-  if pawl_private.compiled_path(to_jsonb(v_text), '') ->> 0 = 'path' then
+  if pawl_private.compiled_path(to_jsonb(v_text), p_at) ->> 0 = 'path' then
     return v_text::jsonpath; -- It selects one item at most.
   end if;
   return (left(v_text, v_mode) || '(' || substr(v_text, v_mode + 1) || ') == true')::jsonpath;
@@ -305,7 +305,7 @@ declare
   v_compiled jsonb;
 begin
   if jsonb_typeof(p_guard) = 'string' then
-    return jsonb_build_array('path', p_at, pawl_private.guard_path(p_guard #>> '{}')::text);
+    return jsonb_build_array('path', p_at, pawl_private.guard_path(p_guard #>> '{}', p_at)::text);
   elsif jsonb_typeof(p_guard) is distinct from 'object' or (select count(*) from jsonb_object_keys(p_guard)) <> 1 then
     perform pawl_private.fault(p_at, 'must be a path, or an object with one of all, any, not, present, absent, equal, in, before and after');
   end if;
@@ -558,8 +558,10 @@ begin
       end loop;
     when 'without' then
       v_result := pawl_private.value(p_document, p_value -> 2);
-      if jsonb_typeof(v_result) is distinct from 'object' then
-        v_result := pawl_private.array_of(v_result, v_at);
+      if v_result is null or v_result = 'null' then
+        v_result := '[]';
+      elsif jsonb_typeof(v_result) not in ('array', 'object') then
+        perform pawl_private.fault(v_at, format('its first operand must be an array or an object, and is of type %s', jsonb_typeof(v_result)));
       end if;
       for v_n in 3 .. v_last loop
         v_item := pawl_private.value(p_document, p_value -> v_n);

@@ -356,7 +356,7 @@ $$;
 create function pawl_private.definition_transitions(p_definition jsonb, p_source text default null, p_target text default null)
 returns table (
   source text, event text, "position" bigint, target text, guard jsonb, guard_at text, internal boolean, kept integer, rearms text,
-  resumes text, resumed_state text, resumes_timers boolean, stages jsonb, payload_schema jsonb
+  resumes text, resumed_state text, resumes_timers boolean, stages jsonb, payload_schema jsonb, description text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -499,7 +499,7 @@ as $$
     i.leaf, i.value -> 'guard', i.at || '/guard', i.target is null, i.kept,
     case when i.value ? 'rearm' then i.declaring end,
     case when i.value ? 'resume' then i.target end, i.resumed_state, i.value -> 'resume' is not distinct from '"timers"', a.stages,
-    i.payload_schema
+    i.payload_schema, left(i.value ->> 'description', 1000)
   from kept i
   cross join lateral (
     select jsonb_agg(x.assign order by x.place) as stages
@@ -952,7 +952,7 @@ begin
   guarded as materialized (
     select
       g.guard_at,
-      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}') end as guard,
+      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}', g.guard_at) end as guard,
       case when jsonb_typeof(g.guard) <> 'string' then pawl_private.compiled_guard(g.guard, g.guard_at) end as compiled,
       pawl_private.guard_text(g.guard) as text
     from (select distinct f.guard_at, f.guard from flat f where f.guard is not null) g
@@ -960,14 +960,14 @@ begin
   insert into pawl.workflow_transition (
     workflow, workflow_version, source, event, position, target, guard, guard_compiled, guard_text, internal, kept, rearms, resumes,
     resumed_state, resumes_timers, compensation, assign_names, assign_paths, assign_compiled, assign_payload, assign_nests, payload_schema,
-    payload_schema_checksum)
+    payload_schema_checksum, description)
   select
     p_name, p_version, t.source, t.event, t.position, t.target,
     g.guard, g.compiled, g.text, t.internal, t.kept, t.rearms, t.resumes, t.resumed_state, t.resumes_timers, k.position, a.names, a.paths,
     case when a.names = '{}' and not a.payload then t.stages end, a.payload,
     t.stages is not null and not a.payload and (
       a.names = '{}' or exists (select from unnest(a.paths) as p (path) where pawl_private.path_nests(p.path))),
-    b.payload_schema, encode(sha256(convert_to(b.payload_schema::text, 'UTF8')), 'hex')
+    b.payload_schema, encode(sha256(convert_to(b.payload_schema::text, 'UTF8')), 'hex'), t.description
   from flat t
   left join task k on k.state is null and k.at = left(t.guard_at, -length('/guard')) || '/compensate'
   left join guarded g on g.guard_at = t.guard_at and t.guard is not null

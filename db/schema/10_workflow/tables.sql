@@ -179,6 +179,7 @@ create table pawl.workflow_transition (
   assign_nests boolean not null,
   payload_schema pawl.object,
   payload_schema_checksum text,
+  description text,
   constraint workflow_transition_pkey primary key (workflow, workflow_version, source, event, position),
   constraint workflow_transition_source_fkey
     foreign key (workflow, workflow_version, source) references pawl.workflow_state (workflow, workflow_version, state),
@@ -212,6 +213,8 @@ comment on column pawl.workflow_transition.resumed_state is
 comment on column pawl.workflow_transition.resumes_timers is 'whether timers of the resumed state go on with what was left';
 comment on column pawl.workflow_transition.compensation is 'the position in workflow_task of what undoes the step; null if nothing does';
 comment on column pawl.workflow_transition.assign_nests is 'whether the context may become nested deeper';
+comment on column pawl.workflow_transition.description is
+  'what the definition says of it, cut, since many states may inherit it; null if nothing';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 
 -- workflow_task holds the tasks of a version: those that atomic states start, and the compensations, which undo what a
