@@ -161,6 +161,12 @@ begin
 end
 $$;
 
+-- session_caller is who acts in a session, for the audit: an actor, at the address of the session's connection.
+create function pawl_private.session_caller(p_actor text) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select jsonb_build_object('actor', p_actor, 'address', host(inet_client_addr())) $$;
+
 -- bind_role binds a role of the database to a tenant, and perhaps to a subject, instead of what it was bound to.
 -- p_tenant: * for all
 -- Raises:  PW40T unknown-tenant
