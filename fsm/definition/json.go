@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -50,10 +53,48 @@ func Decode(data []byte, into any) error {
 	case errors.Is(err, errNull):
 		detail = errNull.Error()
 	case semantic.JSONKind != 0 && semantic.GoType != nil:
-		detail = fmt.Sprintf("a JSON %s does not fit here", kindName(semantic.JSONKind))
+		detail = fitDetail(semantic.GoType, semantic.JSONKind)
 	}
 	return malformed(string(semantic.JSONPointer), detail)
 }
+
+// fitDetail says what a value must be that a Go type cannot hold. kind is what it is.
+func fitDetail(want reflect.Type, kind jsontext.Kind) string {
+	for want.Kind() == reflect.Pointer {
+		want = want.Elem()
+	}
+	must := "must be " + wanted(want)
+	if kind == '0' && isInteger(want) || kind == '"' && want.ConvertibleTo(reflect.TypeFor[time.Time]()) {
+		return must // The kind is right.
+	}
+	return must + ", not " + kindName(kind)
+}
+
+// wanted says in terms of JSON what fits into a Go type.
+func wanted(want reflect.Type) string {
+	switch {
+	case want.ConvertibleTo(reflect.TypeFor[time.Time]()):
+		return "an RFC 3339 time such as 2026-03-01T09:30:00Z"
+	case isInteger(want) && want.Bits() == 32:
+		return fmt.Sprintf("a whole number from %d to %d, without a fraction or an exponent", math.MinInt32, math.MaxInt32)
+	case isInteger(want):
+		return "a whole number, without a fraction or an exponent"
+	}
+	switch want.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	default:
+		return "an object"
+	}
+}
+
+func isInteger(t reflect.Type) bool { return t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64 }
 
 var errNull = errors.New("must not be null; leave it out if there is none")
 
@@ -159,14 +200,14 @@ func kindName(k jsontext.Kind) string {
 	case 'n':
 		return "null"
 	case 't', 'f':
-		return "boolean"
+		return "true or false"
 	case '"':
-		return "string"
+		return "a string"
 	case '0':
-		return "number"
+		return "a number"
 	case '{':
-		return "object"
+		return "an object"
 	default:
-		return "array"
+		return "an array"
 	}
 }
