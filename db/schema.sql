@@ -6639,7 +6639,7 @@ begin
   if not found then
     return false;
   end if;
-  perform pawl_private.refuse_unbounded(v_role.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_role.workflows, p_within, 'the role');
   perform pawl_private.audit(
     p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.delete', p_target => p_name,
     p_before => pawl_private.role_document(v_role));
@@ -6669,7 +6669,7 @@ begin
       on conflict (tenant_id, name) do nothing
       returning r.* into v_after;
     else
-      perform pawl_private.refuse_unbounded(v_before.workflows, p_within);
+      perform pawl_private.refuse_unbounded(v_before.workflows, p_within, 'the role as it is');
       update pawl.role r
       set scopes = p_scopes, workflows = p_workflows, events = p_events, updated_at = v_now
       where r.tenant_id = p_tenant and r.name = p_name
@@ -7814,7 +7814,7 @@ begin
   if not found then
     return;
   end if;
-  perform pawl_private.refuse_unbounded(v_token.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_token.workflows, p_within, 'the token');
   if v_token.revoked_at is null then
     update pawl.token t set revoked_at = pawl.now() where t.id = p_id returning * into v_token;
     perform pawl_private.audit(
@@ -13790,18 +13790,20 @@ end
 $$;
 revoke execute on function pawl_private.refuse_malformed(text) from public;
 
-create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[]) returns void
+create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[], p_found text DEFAULT NULL::text) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if cardinality(p_within) > 0 and (cardinality(p_workflows) = 0 or not p_workflows <@ p_within) then
     perform pawl_private.raise_condition(
-      'forbidden', 'your token is bound to workflows: name some of them, and no others, in /workflows');
+      'forbidden', coalesce(
+        'you are bound to workflows, and ' || p_found || ' reaches beyond them',
+        'you are bound to workflows: name some of them, and no others, in /workflows'));
   end if;
 end
 $$;
-revoke execute on function pawl_private.refuse_unbounded(text[],text[]) from public;
+revoke execute on function pawl_private.refuse_unbounded(text[],text[],text) from public;
 
 create function pawl_private.register_compensation(p_task pawl.task, p_spec pawl.workflow_task) returns void
 language plpgsql volatile

@@ -1515,16 +1515,19 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that its maker is bound to.
+-- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that who makes or changes it is bound to.
+-- p_found: what there is and cannot be changed; null for what is to be made
 -- +goose StatementBegin
-create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[]) returns void
+create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[], p_found text default null) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if cardinality(p_within) > 0 and (cardinality(p_workflows) = 0 or not p_workflows <@ p_within) then
     perform pawl_private.raise_condition(
-      'forbidden', 'your token is bound to workflows: name some of them, and no others, in /workflows');
+      'forbidden', coalesce(
+        'you are bound to workflows, and ' || p_found || ' reaches beyond them',
+        'you are bound to workflows: name some of them, and no others, in /workflows'));
   end if;
 end
 $$;
@@ -1840,7 +1843,7 @@ begin
   if not found then
     return false;
   end if;
-  perform pawl_private.refuse_unbounded(v_role.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_role.workflows, p_within, 'the role');
   perform pawl_private.audit(
     p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.delete', p_target => p_name,
     p_before => pawl_private.role_document(v_role));
@@ -1882,7 +1885,7 @@ begin
       on conflict (tenant_id, name) do nothing
       returning r.* into v_after;
     else
-      perform pawl_private.refuse_unbounded(v_before.workflows, p_within);
+      perform pawl_private.refuse_unbounded(v_before.workflows, p_within, 'the role as it is');
       update pawl.role r
       set scopes = p_scopes, workflows = p_workflows, events = p_events, updated_at = v_now
       where r.tenant_id = p_tenant and r.name = p_name
@@ -2022,7 +2025,7 @@ begin
   if not found then
     return;
   end if;
-  perform pawl_private.refuse_unbounded(v_token.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_token.workflows, p_within, 'the token');
   if v_token.revoked_at is null then
     update pawl.token t set revoked_at = pawl.now() where t.id = p_id returning * into v_token;
     perform pawl_private.audit(

@@ -70,15 +70,18 @@ as $$
     'workflows', p_token.workflows, 'expires_at', pawl_private.audit_time(p_token.expires_at))
 $$;
 
--- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that its maker is bound to.
-create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[]) returns void
+-- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that who makes or changes it is bound to.
+-- p_found: what there is and cannot be changed; null for what is to be made
+create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[], p_found text default null) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if cardinality(p_within) > 0 and (cardinality(p_workflows) = 0 or not p_workflows <@ p_within) then
     perform pawl_private.raise_condition(
-      'forbidden', 'your token is bound to workflows: name some of them, and no others, in /workflows');
+      'forbidden', coalesce(
+        'you are bound to workflows, and ' || p_found || ' reaches beyond them',
+        'you are bound to workflows: name some of them, and no others, in /workflows'));
   end if;
 end
 $$;
