@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 
@@ -151,6 +152,46 @@ func TestOperatorsActForThemselves(t *testing.T) {
 		from pawl.audit a join pawl.history h on h.instance_id::text = a.target and h.version = 2 where a.target = $1`, served.String()); got !=
 		"boss t1 192.0.2.1 r1 t boss" {
 		t.Errorf("of the service the audit has %s", got)
+	}
+}
+
+// What is done through SQL is in the audit with the address of the connection, whoever acts.
+func TestAuditOfSessionsHasTheirAddress(t *testing.T) {
+	t.Parallel()
+	port := bounded.Port(t)
+	server := dbtest.Private(t, map[string]string{"listen_addresses": "127.0.0.1", "port": port})
+	if err := db.Up(t.Context(), server.DSN()); err != nil {
+		t.Fatal(err)
+	}
+	owner, err := pgx.Connect(t.Context(), server.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = owner.Close(context.Background()) })
+	bounded.Exec(t, owner, "create role ann login password 'secret'; create role deployer login superuser password 'secret'")
+	if err := db.Grant(t.Context(), server.DSN(), db.Role{Name: "ann", Privilege: db.Operator, Tenant: tenant, Subject: "Ann"}); err != nil {
+		t.Fatal(err)
+	}
+	over := func(user string) *pgx.Conn {
+		config := owner.Config().Copy()
+		config.Host, config.User, config.Password = "127.0.0.1", user, "secret"
+		conn, err := pgx.ConnectConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		return conn
+	}
+	deployer, ann := over("deployer"), over("ann")
+	bounded.Exec(t, deployer, "select pawl.register_workflow($1)", vault)
+	bounded.Exec(t, deployer, `select pawl.register_schema('address', '{"type": "object"}')`)
+	id := bounded.Value[uuid.UUID](t, owner, "select (pawl.create_one('vault')).id")
+	bounded.Exec(t, ann, "select pawl.override($1, 'why', '*', p_to => 'SHUT')", id)
+	bounded.Exec(t, ann, "select pawl.cancel($1, 'why')", id)
+	if got := bounded.Value[string](t, owner, `
+		select string_agg(concat_ws(' ', action, actor, address), ', ' order by seq) from pawl.audit where action !~ 'db_role'`); got !=
+		"workflow.register deployer 127.0.0.1, schema.register deployer 127.0.0.1, instance.override Ann 127.0.0.1, instance.cancel Ann 127.0.0.1" {
+		t.Errorf("the audit has %s", got)
 	}
 }
 

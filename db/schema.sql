@@ -5960,7 +5960,7 @@ begin
     -- A bulk is written down by itself.
     if v_begun and p_history_key is null then
       perform pawl_private.audit(
-        p_tenant => p_tenant, p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)),
+        p_tenant => p_tenant, p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)),
         p_action => 'workflow.migrate', p_target => format('%s %s to %s', p_workflow, p_from, p_to), p_reason => p_reason,
         p_after => jsonb_build_object('state_map', v_map));
     end if;
@@ -6395,7 +6395,7 @@ begin
   insert into pawl.schema (name, version, schema, checksum, created_at, created_by)
   values (p_name, version, p_schema, encode(sha256(convert_to(p_schema::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
   perform pawl_private.audit(
-    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'schema.register',
+    p_tenant => '*', p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)), p_action => 'schema.register',
     p_target => p_name || ' ' || version);
 exception
   -- Raised by constraints.
@@ -6454,18 +6454,20 @@ begin
     perform pawl_private.raise_condition(
       'invalid-definition', 'the retention is shorter than the deployment allows',
       jsonb_build_object('errors', jsonb_build_array(jsonb_build_object(
-        'pointer', '/retention', 'detail', format('must be at least %s: see --retention-floor', p_retention_floor)))));
+        'pointer', '/retention', 'detail', format(
+          'must be at least %s: see --retention-floor', pawl_private.plain_duration(p_retention_floor))))));
   elsif v_latest.name is not null and p_confirm is null
     and coalesce(v_retention < v_latest.retention, v_latest.retention is null and v_retention is not null) then
     perform pawl_private.raise_condition(
       'workflow-conflict',
       format(
-        'workflow %s: final instances would be kept for a shorter time, and those that are older purged: confirm it with shorten-retention',
+        'workflow %s: final instances would be kept for a shorter time, and older ones purged. If that is meant, say so by '
+        '?confirm=shorten-retention, by --confirm shorten-retention of pawl workflow apply and migration, or by p_confirm in SQL',
         v_name),
       jsonb_build_object('version', v_latest.version));
   end if;
   perform pawl_private.audit(
-    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'workflow.register',
+    p_tenant => '*', p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)), p_action => 'workflow.register',
     p_target => v_name || ' ' || version, p_reason => p_confirm);
 exception
   -- Raised by casts, by constraints and by the jsonpath parser.
@@ -6637,7 +6639,7 @@ begin
   if not found then
     return false;
   end if;
-  perform pawl_private.refuse_unbounded(v_role.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_role.workflows, p_within, 'the role');
   perform pawl_private.audit(
     p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.delete', p_target => p_name,
     p_before => pawl_private.role_document(v_role));
@@ -6667,7 +6669,7 @@ begin
       on conflict (tenant_id, name) do nothing
       returning r.* into v_after;
     else
-      perform pawl_private.refuse_unbounded(v_before.workflows, p_within);
+      perform pawl_private.refuse_unbounded(v_before.workflows, p_within, 'the role as it is');
       update pawl.role r
       set scopes = p_scopes, workflows = p_workflows, events = p_events, updated_at = v_now
       where r.tenant_id = p_tenant and r.name = p_name
@@ -7812,7 +7814,7 @@ begin
   if not found then
     return;
   end if;
-  perform pawl_private.refuse_unbounded(v_token.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_token.workflows, p_within, 'the token');
   if v_token.revoked_at is null then
     update pawl.token t set revoked_at = pawl.now() where t.id = p_id returning * into v_token;
     perform pawl_private.audit(
@@ -11735,7 +11737,7 @@ declare
   v_outcome pawl.outcome;
 begin
   p_command.key := v_key;
-  p_caller := coalesce(p_caller, jsonb_build_object('actor', p_command.actor));
+  p_caller := coalesce(p_caller, pawl_private.session_caller(p_command.actor));
   select g.* into strict v_setting from pawl.setting g;
   v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
   if not v_seen then
@@ -13440,7 +13442,7 @@ begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
   v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(case when pawl_private.is_service() then p_caller end, jsonb_build_object('actor', v_actor));
+  return coalesce(case when pawl_private.is_service() then p_caller end, pawl_private.session_caller(v_actor));
 end
 $$;
 revoke execute on function pawl_private.operating(text,text,text,jsonb) from public;
@@ -13524,6 +13526,18 @@ as $$
   from (select p_path::text as text) t
 $$;
 revoke execute on function pawl_private.path_nests(jsonpath) from public;
+
+create function pawl_private.plain_duration(p_duration interval) returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when d.seconds % 3600 = 0 then trim_scale(d.seconds / 3600) || 'h'
+    when d.seconds % 60 = 0 then trim_scale(d.seconds / 60) || 'm'
+    else trim_scale(d.seconds) || 's'
+  end
+  from (select extract(epoch from p_duration) as seconds) d
+$$;
+revoke execute on function pawl_private.plain_duration(interval) from public;
 
 create function pawl_private.plain_prefix(p_path text) returns text
 language sql immutable parallel safe
@@ -13787,18 +13801,20 @@ end
 $$;
 revoke execute on function pawl_private.refuse_malformed(text) from public;
 
-create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[]) returns void
+create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[], p_found text DEFAULT NULL::text) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if cardinality(p_within) > 0 and (cardinality(p_workflows) = 0 or not p_workflows <@ p_within) then
     perform pawl_private.raise_condition(
-      'forbidden', 'your token is bound to workflows: name some of them, and no others, in /workflows');
+      'forbidden', coalesce(
+        'you are bound to workflows, and ' || p_found || ' reaches beyond them',
+        'you are bound to workflows: name some of them, and no others, in /workflows'));
   end if;
 end
 $$;
-revoke execute on function pawl_private.refuse_unbounded(text[],text[]) from public;
+revoke execute on function pawl_private.refuse_unbounded(text[],text[],text) from public;
 
 create function pawl_private.register_compensation(p_task pawl.task, p_spec pawl.workflow_task) returns void
 language plpgsql volatile
@@ -14524,6 +14540,12 @@ as $$
   where d.datname = current_database()
 $$;
 revoke execute on function pawl_private.server_of_log() from public;
+
+create function pawl_private.session_caller(p_actor text) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select jsonb_build_object('actor', p_actor, 'address', host(inet_client_addr())) $$;
+revoke execute on function pawl_private.session_caller(text) from public;
 
 create function pawl_private.set_deep(p_object jsonb, p_path text[], p_value jsonb, p_at text) returns jsonb
 language plpgsql stable parallel safe

@@ -23,6 +23,19 @@ func (s *Service) TenantsFrom(ctx context.Context, first string, limit int) (ids
 	return ids, err
 }
 
+// SealCursor returns a cursor for a list that is made of the lists of several tenants. scope names the list with all its
+// filters, and key is where it goes on. The key is protected against changes; it is not hidden.
+// Kinds: Unavailable.
+func (s *Service) SealCursor(ctx context.Context, scope, key string) (cursor string, err error) {
+	return s.db.Seal(ctx, scope, key)
+}
+
+// UnsealCursor returns the key of a cursor that SealCursor has made for the scope.
+// Kinds: Malformed (cursor), Unavailable.
+func (s *Service) UnsealCursor(ctx context.Context, scope, cursor string) (key string, err error) {
+	return s.db.Unseal(ctx, scope, cursor)
+}
+
 // TenantsOf returns the tenants that a name stands for: itself, or all tenants for Deployment.
 // Kinds: TenantRequired if they are too many, Unavailable.
 func (s *Service) TenantsOf(ctx context.Context, tenant string) ([]string, error) {

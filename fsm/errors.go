@@ -204,7 +204,11 @@ func (e *Error) Error() string {
 		if i == 0 {
 			sep = ": "
 		}
-		b.WriteString(sep + f.Pointer + f.Parameter + ": " + f.Detail)
+		b.WriteString(sep)
+		if at := f.Pointer + f.Parameter; at != "" {
+			b.WriteString(at + ": ")
+		}
+		b.WriteString(f.Detail)
 	}
 	if e.Cause != nil {
 		b.WriteString(": " + e.Cause.Error())

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode"
@@ -89,7 +90,7 @@ func (s *Service) PreviewCancel(ctx context.Context, c CancelCommand) (Result, e
 }
 
 func (s *Service) override(ctx context.Context, c OverrideCommand, dryRun bool) (Result, error) {
-	f := force{tenant: c.Tenant, id: c.ID, event: c.Event, payload: c.Payload, key: c.Key, expect: c.Expect, origin: c.Origin}
+	f := force{tenant: c.Tenant, id: c.ID, event: c.Event, target: c.Target, payload: c.Payload, key: c.Key, expect: c.Expect, origin: c.Origin}
 	if err := cmp.Or(c.Check(), f.normalise()); err != nil {
 		return Result{}, err
 	}
@@ -178,7 +179,7 @@ func (c *OverrideCommand) Check() error {
 type force struct {
 	tenant         string
 	id             uuid.UUID
-	event          string // Empty if none is fired.
+	event, target  string // Empty if none is fired, and if any target will do.
 	payload        json.RawMessage
 	key            string
 	expect         Expect
@@ -238,6 +239,9 @@ func (s *Service) force(ctx context.Context, f *force, dryRun bool) (Result, err
 			}
 		}
 		r, err := resultOf(o, e)
+		if o.Code == "transition-not-allowed" && f.target != "" {
+			e.Message += fmt.Sprintf(" that leads to %s, or to a state within", f.target)
+		}
 		r.Before = f.before
 		return r, err
 	}

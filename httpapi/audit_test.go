@@ -77,6 +77,9 @@ func TestAudit(t *testing.T) {
 	for _, none := range []string{"actor=rita", "outcome=forbidden", "from=2099-01-01T00:00:00Z", "to=2020-01-01T00:00:00Z", "after=99999"} {
 		a.get("/v1/audit?"+none, bearer("anna")...).wantAt("items", "[]", "next_cursor", "null")
 	}
+	for _, empty := range []string{"actor", "action", "target", "outcome", "from"} { // They would choose all rows.
+		a.get("/v1/audit?"+empty+"=", bearer("anna")...).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", empty)
+	}
 	a.get("/v1/audit?from=2020-01-01T00:00:00Z&to=2099-01-01T00:00:00Z", bearer("anna")...).wantAt("items.3.action", "token.revoke")
 	a.get("/v1/audit?after="+all.at("items.1.seq"), bearer("anna")...).wantAt("items.0.target", "t2", "items.1.action", "token.revoke", "items.2", missing)
 	for _, bad := range []string{"after=-1", "after=x", "from=yesterday", "limit=0", "cursor=x", "more=1"} {

@@ -60,7 +60,9 @@ func (p *principal) reach(action bulk.Action, event string) ([]string, error) {
 	}
 	if len(reached) == 0 {
 		return nil, &problemError{
-			code: api.ProblemCodeForbidden, detail: fmt.Sprintf("a bulk that does %s needs a token with the scopes %q and %q", action, ScopeOperate, scope),
+			code: api.ProblemCodeForbidden, detail: fmt.Sprintf(
+				"a bulk with the action %q needs grants with the scopes %q and %q for the same workflow%s", action, ScopeOperate, scope,
+				map[bool]string{true: ", and for its event"}[scope == ScopeFire]),
 		}
 	}
 	slices.Sort(reached)

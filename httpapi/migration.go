@@ -18,6 +18,11 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 	if err := requestOf(ctx).checkWorkflow(r.Name, 0); err != nil {
 		return nil, err
 	}
+	for pointer, version := range map[string]int{"/from": r.Body.From, "/to": r.Body.To} {
+		if version < 1 {
+			return nil, malformedAt(pointer, "a version is missing", "must be the number of a version: from is the present one, to the new one")
+		}
+	}
 	filter := value(r.Body.Filter)
 	var ids []uuid.UUID
 	for i, text := range filter.Ids {

@@ -29,6 +29,8 @@ func TestMigrateAndRetire(t *testing.T) {
 		want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", "/state_map/NONE", "errors.1.pointer", "/state_map/RESERVED")
 	a.do(http.MethodPost, migrate, `{"from": 1, "to": 2, "filter": {"ids": ["x"]}}`).want(http.StatusBadRequest, "malformed-request").
 		wantAt("errors.0.pointer", "/filter/ids/0")
+	a.do(http.MethodPost, migrate, `{"to": 2}`).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", "/from")
+	a.do(http.MethodPost, migrate, `{"from": 1}`).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", "/to")
 	a.do(http.MethodPost, migrate, `{"from": 1, "to": 3}`).want(http.StatusNotFound, "workflow-not-found")
 	a.do(http.MethodPost, migrate, "").want(http.StatusBadRequest, "malformed-request")
 	a.do(http.MethodPost, migrate, `{"from": 1, "to": 2, "state_map": {"RESERVED": "HELD"}, "filter": {"states": ["RESERVED"]}, "reason": "renamed"}`,

@@ -80,6 +80,10 @@ func TestOverride(t *testing.T) {
 
 	id = opened(a)
 	path = "/v1/instances/" + id + "/override"
+	elsewhere := `{"event": "read", "bypass": "guard", "payload": {"code": 1}, "target": "LOCKED", "reason": "why"}`
+	refused = a.post(path, "t", elsewhere, "If-Match", `"2"`).want(http.StatusConflict, "transition-not-allowed").
+		wantAt("detail", "the state OPEN has no transition for read that leads to LOCKED, or to a state within")
+	sameOutcome(t, refused, a.post(path, "t", elsewhere, "If-Match", `"2"`))
 	a.post(path, newKey(), `{"event": "read", "bypass": "guard", "payload": {"code": 1}, "target": "READ", "reason": "why"}`, "If-Match", `"2"`, "Prefer", "return=minimal").
 		want(http.StatusNoContent).wantHeader("ETag", `"3"`).wantHeader("Preference-Applied", "return=minimal")
 	a.get("/v1/instances/"+id+"/history").wantAt("items.2.kind", "forced", "items.2.event", "read", "items.2.payload.code", "1")

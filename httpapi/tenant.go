@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"encoding/base64"
 	"strings"
 
 	"github.com/pawl-fsm/pawl/fsm"
@@ -35,9 +34,19 @@ func listOf[T any](
 		limit = fsm.DefaultLimit
 	}
 	limit = min(limit, fsm.MaxLimit)
-	first, cursor, err := openTenantCursor(page.Cursor)
-	if err != nil {
-		return out, err
+	scope := requestOf(ctx).listScope()
+	// A cursor tells the tenant to go on with, and the cursor of that tenant's list.
+	var first, cursor string
+	if page.Cursor != "" {
+		key, err := s.service.UnsealCursor(ctx, scope, page.Cursor)
+		if err != nil {
+			return out, err
+		}
+		first, cursor, _ = strings.Cut(key, "\x00")
+	}
+	goOn := func(tenant, cursor string) (err error) {
+		out.Next, err = s.service.SealCursor(ctx, scope, tenant+"\x00"+cursor) // Neither has a NUL.
+		return err
 	}
 	tenants, err := s.service.TenantsFrom(ctx, strings.TrimPrefix(first, fsm.Deployment), maxTenants+1)
 	if err != nil {
@@ -51,8 +60,7 @@ func listOf[T any](
 			cursor = "" // It was for another tenant, which may be gone.
 		}
 		if len(out.Items) == limit || n == maxTenants {
-			out.Next = tenantCursor(t, "")
-			return out, nil
+			return out, goOn(t, "")
 		}
 		list, err := read(t, fsm.Page{Limit: limit - len(out.Items), Cursor: cursor})
 		if err != nil {
@@ -62,26 +70,16 @@ func listOf[T any](
 			out.Items = append(out.Items, item[T]{value: v, tenant: &t})
 		}
 		if list.Next != "" {
-			out.Next = tenantCursor(t, list.Next)
-			return out, nil
+			return out, goOn(t, list.Next)
 		}
 	}
 	return out, nil
 }
 
-// tenantCursor is the cursor of a list over all tenants: where it goes on. The cursor within the tenant is sealed.
-func tenantCursor(tenant, cursor string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(tenant)) + "." + cursor
-}
-
-func openTenantCursor(text string) (tenant, cursor string, err error) {
-	if text == "" {
-		return "", "", nil
-	}
-	encoded, cursor, both := strings.Cut(text, ".")
-	decoded, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
-	if err != nil || !both || !isText(string(decoded)) {
-		return "", "", malformed("cursor", "is not one that this list, with these filters, has given")
-	}
-	return string(decoded), cursor, nil
+// listScope names the list of a request with all its filters, but not the page of it.
+func (r *request) listScope() string {
+	filters := r.url.Query()
+	filters.Del("cursor")
+	filters.Del("limit")
+	return "all tenants " + r.url.EscapedPath() + "?" + filters.Encode()
 }

@@ -74,7 +74,14 @@ func TestAllTenants(t *testing.T) {
 			t.Errorf("roles by %d: %v, want %v", n, got, roles)
 		}
 	}
-	for _, cursor := range []string{"x", "!.x", "YQ.x"} {
+	// A cursor that lies between two tenants belongs to its list and to its filters, as any other does.
+	between := a.get("/v1/instances?limit=2", as("root", "*")...).want(http.StatusOK).at("next_cursor")
+	a.get("/v1/instances?limit=1&cursor="+between, as("root", "*")...).want(http.StatusOK).wantAt("items.0.tenant", "c")
+	for _, other := range []string{"/v1/tokens?", "/v1/instances?status=active&", "/v1/workflows/mine/instances?", "/v1/instances?sort=created_at&"} {
+		a.get(other+"cursor="+between, as("root", "*")...).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "cursor")
+	}
+	a.get("/v1/instances?cursor="+between, as("root", "c")...).want(http.StatusBadRequest, "malformed-request")
+	for _, cursor := range []string{"x", "!.x", "YQ.x", "YQ.", "Yw."} {
 		a.get("/v1/instances?cursor="+cursor, as("root", "*")...).want(http.StatusBadRequest, "malformed-request")
 	}
 	a.get("/v1/instances", as("root", "a")...).want(http.StatusOK).wantAt("items.0.tenant", missing)

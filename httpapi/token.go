@@ -3,6 +3,7 @@ package httpapi
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -35,10 +36,10 @@ type Token struct {
 func ParseTokens(data []byte) ([]Token, error) {
 	var tokens []Token
 	if err := fsm.Decode(data, &tokens); err != nil {
-		return nil, fmt.Errorf("tokens: %w", err)
+		return nil, err
 	}
 	if len(tokens) == 0 {
-		return nil, fmt.Errorf("tokens: the file has no token; to serve with the tokens of the database alone, give --auth tokens and no file")
+		return nil, errors.New("the file has no token; to serve with the tokens of the database alone, give --auth tokens and no file")
 	}
 	if _, err := staticTokens(tokens); err != nil {
 		return nil, err
@@ -55,7 +56,7 @@ func staticTokens(tokens []Token) (map[[sha256.Size]byte]Token, error) {
 	})
 	for i, t := range tokens {
 		at := func(member, detail string, args ...any) error {
-			return fmt.Errorf("tokens: /%d/%s %s", i, member, fmt.Sprintf(detail, args...))
+			return fmt.Errorf("/%d/%s %s", i, member, fmt.Sprintf(detail, args...))
 		}
 		sum, err := hex.DecodeString(t.SHA256)
 		switch {
@@ -76,6 +77,9 @@ func staticTokens(tokens []Token) (map[[sha256.Size]byte]Token, error) {
 			return nil, at("subject", "and tenant must be text of at most 255 and 63 characters")
 		}
 		if len(t.Scopes)+len(t.Roles) == 0 {
+			if t.Scopes != nil {
+				return nil, at("scopes", "is empty: leave it out for read, create and fire")
+			}
 			t.Scopes = []Scope{ScopeRead, ScopeCreate, ScopeFire}
 		}
 		for _, s := range t.Scopes {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -83,6 +84,65 @@ func TestTokens(t *testing.T) {
 	a.get("/v1/instances", as("reader")...).wantAt("items.0.id", id, "items.1", missing)
 }
 
+// Tokens, roles and tenants are refused with what nobody could use or name, and the problem says where it stands. Nothing is
+// made then.
+func TestGrantsThatCannotBe(t *testing.T) {
+	t.Parallel()
+	a := startWith(t, setup{http: httpapi.Config{Tokens: []httpapi.Token{
+		{SHA256: sum("admin"), Subject: "anna", Scopes: []httpapi.Scope{httpapi.ScopeAdmin, httpapi.ScopeConnect}},
+		{SHA256: sum("bound"), Subject: "bob", Scopes: []httpapi.Scope{httpapi.ScopeAdmin}, Workflows: []string{"counter"}},
+		{SHA256: sum("root"), Subject: "root", Tenant: fsm.Deployment, Scopes: []httpapi.Scope{httpapi.ScopeAdmin}},
+	}}})
+	list := func(n int, name string) string { return strings.Repeat(`"`+name+`",`, n-1) + `"` + name + `"` }
+	long := strings.Repeat("é", 64)
+	for _, c := range []struct{ method, path, body, pointer string }{
+		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read"], "workflows": ["a", ""]}`, "/workflows/1"},
+		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read"], "workflows": ["` + long + `"]}`, "/workflows/0"},
+		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read"], "workflows": [` + list(101, "a") + `]}`, "/workflows"},
+		{http.MethodPost, "/v1/tokens", `{"subject": "s", "roles": [""]}`, "/roles/0"},
+		{http.MethodPost, "/v1/tokens", `{"subject": "s", "roles": [` + list(21, "r") + `]}`, "/roles"},
+		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read"], "expires_at": "soon"}`, "/expires_at"},
+		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read", "write"], "id": "A"}`, "/scopes/1"},
+		{http.MethodPut, "/v1/roles/r", `{"scopes": ["read"], "workflows": [""]}`, "/workflows/0"},
+		{http.MethodPut, "/v1/roles/r", `{"scopes": ["read"], "events": ["go", ""]}`, "/events/1"},
+		{http.MethodPut, "/v1/roles/r", `{"scopes": ["read"], "events": [` + list(101, "e") + `]}`, "/events"},
+		{http.MethodPut, "/v1/tenants/t", `{"limits": {"streams": -1, "queue": 1}}`, "/limits/streams"},
+		{http.MethodPut, "/v1/tenants/t", `{"limits": {"storage_bytes": 1000000000001}}`, "/limits/storage_bytes"},
+		{http.MethodPut, "/v1/tenants/t", `{"limits": {"queue": 1.5}}`, "/limits/queue"},
+	} {
+		name := "admin"
+		if strings.HasPrefix(c.path, "/v1/tenants") {
+			name = "root"
+		}
+		a.do(c.method, c.path, c.body, bearer(name)...).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", c.pointer)
+	}
+	// The header X-Pawl-Tenant could not name these.
+	for _, id := range []string{"a%0Ab", "%7F", "%20a", "a%20", "%2A", long} {
+		a.do(http.MethodPut, "/v1/tenants/"+id, "{}", bearer("root")...).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "id")
+	}
+	a.do(http.MethodPut, "/v1/tenants/"+url.PathEscape(long[2:]), "{}", bearer("root")...).want(http.StatusCreated)
+	for _, table := range []string{"pawl.token", "pawl.role"} {
+		if n := a.count(table); n != 0 {
+			t.Errorf("%s has %d rows", table, n)
+		}
+	}
+
+	// Who is bound to workflows is told what it is that reaches beyond them.
+	a.do(http.MethodPut, "/v1/roles/wide", `{"scopes": ["read"]}`, bearer("admin")...).want(http.StatusCreated)
+	a.do(http.MethodPost, "/v1/tokens", `{"id": "wide", "subject": "s", "scopes": ["read"]}`, bearer("admin")...).want(http.StatusCreated)
+	for _, c := range []struct{ method, path, body, words string }{
+		{http.MethodDelete, "/v1/roles/wide", "", "the role reaches beyond"},
+		{http.MethodPut, "/v1/roles/wide", `{"scopes": ["read"], "workflows": ["counter"]}`, "the role as it is reaches beyond"},
+		{http.MethodDelete, "/v1/tokens/wide", "", "the token reaches beyond"},
+		{http.MethodPut, "/v1/roles/new", `{"scopes": ["read"]}`, "in /workflows"},
+	} {
+		refused := a.do(c.method, c.path, c.body, bearer("bound")...).want(http.StatusForbidden, "forbidden")
+		if detail := refused.at("detail"); !strings.Contains(detail, c.words) {
+			t.Errorf("%s %s: %s", c.method, c.path, detail)
+		}
+	}
+}
+
 func TestTokenFiles(t *testing.T) {
 	t.Parallel()
 	tokens, err := httpapi.ParseTokens([]byte(`[{"sha256": "` + sum("x") + `", "subject": "s", "tenant": "t", "scopes": ["read"]}]`))
@@ -93,6 +153,7 @@ func TestTokenFiles(t *testing.T) {
 		``, `{}`, `[{}]`, `[{"sha256": "x", "subject": "s"}]`, `[{"sha256": "` + sum("x") + `"}]`,
 		`[{"sha256": "` + sum("x") + `", "subject": "s", "scopes": ["root"]}]`,
 		`[{"sha256": "` + sum("x") + `", "subject": "s", "more": 1}]`,
+		`[{"sha256": "` + sum("x") + `", "subject": "s", "scopes": []}]`,
 		`[]`, `null`, `[{"sha256": "` + sum("") + `", "subject": "s"}]`,
 		`[{"sha256": "` + sum("x") + `", "subject": "s"}, {"sha256": "` + strings.ToUpper(sum("x")) + `", "subject": "t"}]`,
 		`[{"sha256": "` + sum("x") + `", "subject": "s", "scopes": ["write"]}]`,

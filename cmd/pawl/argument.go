@@ -17,17 +17,34 @@ func secret(ctx *kong.DecodeContext, target reflect.Value) error {
 	if err := ctx.Scan.PopValueInto("value", &text); err != nil {
 		return err
 	}
-	if file, ok := strings.CutPrefix(text, "@"); ok {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		if text = strings.TrimRight(string(data), "\r\n"); text == "" {
-			return fmt.Errorf("%s is empty", file)
-		}
-	}
+	text, err := secretText(text)
 	target.SetString(text)
-	return nil
+	return err
+}
+
+// secretText returns a secret, which @FILE reads from a file.
+func secretText(text string) (string, error) {
+	file, isFile := strings.CutPrefix(text, "@")
+	if !isFile {
+		return text, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	if text = strings.TrimRight(string(data), "\r\n"); text == "" {
+		return "", fmt.Errorf("%s is empty", file)
+	}
+	return text, nil
+}
+
+// secretVariable returns the secret in an environment variable, or in the file that it names; empty if it is not set.
+func secretVariable(name string) (string, error) {
+	text, err := secretText(os.Getenv(name))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	return text, nil
 }
 
 // checkArguments refuses a secret, since every user of the machine sees the arguments of a process. It also refuses an

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/access"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
@@ -54,6 +57,8 @@ func (a *authFlags) Validate() error {
 		}
 	}
 	switch {
+	case a.Tenant == fsm.Deployment && a.isOpen():
+		return errors.New("--tenant must be one tenant: * is the deployment")
 	case len(given) > 1 && slices.Contains(given, authNone):
 		return errors.New("--auth none goes with no other way")
 	case a.Tokens != "" && !slices.Contains(a.ways(), authTokens):
@@ -75,6 +80,15 @@ func (a *authFlags) check(listen string) error {
 	return fmt.Errorf("whoever reaches %s could do everything: give --auth tokens (pawl token create makes one) or --oidc-issuer, or listen on 127.0.0.1, or say --auth none", listen)
 }
 
+// checkTenant refuses to serve a tenant that does not exist. With authentication each caller's tenant is looked up.
+func checkTenant(ctx context.Context, service *fsm.Service, tenant string) error {
+	_, err := access.New(service).GetTenant(ctx, tenant)
+	if errors.Is(err, fsm.NotFound) {
+		return fmt.Errorf("--tenant: there is no tenant %q: make it with pawl tenant create, or name another", tenant)
+	}
+	return err
+}
+
 // isLoopback reports whether only this machine reaches an address.
 func isLoopback(listen string) bool {
 	host, _, err := net.SplitHostPort(listen)
@@ -94,8 +108,10 @@ func (a *authFlags) configure(config *httpapi.Config, log *slog.Logger) (err err
 	}
 	data, err := os.ReadFile(a.Tokens)
 	if err != nil {
-		return fmt.Errorf("tokens: %w", err)
+		return fmt.Errorf("--tokens: %w", err)
 	}
-	config.Tokens, err = httpapi.ParseTokens(data)
-	return err
+	if config.Tokens, err = httpapi.ParseTokens(data); err != nil {
+		return fmt.Errorf("--tokens %s: %w", a.Tokens, err)
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/localpg"
 	flightbooking "github.com/pawl-fsm/pawl/examples/flight-booking"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/access"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 )
 
@@ -56,7 +58,9 @@ func (d *devCommand) Run(c *console) error {
 		}
 		return err
 	}
-	example := func(service *fsm.Service) error { return registerExample(c, service) }
+	example := func(service *fsm.Service) error {
+		return errors.Join(d.makeTenant(c, service), registerExample(c, service))
+	}
 	shown := dsn
 	if d.DatabaseURL != "" {
 		shown = "the one that DATABASE_URL names" // Which may have a password.
@@ -78,6 +82,19 @@ try it:
   curl '%[3]s://%[1]s/v1/instances?workflow=flight-booking'
   curl %[3]s://%[1]s/v1/workflows/flight-booking
 `
+
+// makeTenant makes the tenant of all requests, unless there is one.
+func (d *devCommand) makeTenant(ctx context.Context, service *fsm.Service) error {
+	if !d.isOpen() {
+		return nil
+	}
+	tenants := access.New(service)
+	_, err := tenants.GetTenant(ctx, d.Tenant)
+	if errors.Is(err, fsm.NotFound) {
+		_, _, err = tenants.PutTenant(ctx, d.Tenant, nil, nil)
+	}
+	return err
+}
 
 // registerExample registers flight-booking. From the second start on this changes nothing.
 func registerExample(ctx context.Context, service *fsm.Service) error {

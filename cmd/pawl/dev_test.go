@@ -53,6 +53,22 @@ func TestDev(t *testing.T) {
 	}
 }
 
+// pawl dev makes the tenant that it is for. The next start changes nothing.
+func TestDevMakesItsTenant(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	env, conn := []string{"DATABASE_URL=" + dsn}, dialDSN(t, dsn)
+	for range 2 {
+		p := start(t, env, "dev", "--tenant", "acme")
+		mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "quote-1")
+		p.Kill(t)
+		_ = p.Wait(t)
+		if n := bounded.Value[int](t, conn, "select count(*) from pawl.audit where action = 'tenant.put' and target = 'acme'"); n != 1 {
+			t.Errorf("the audit has %d changes of the tenant", n)
+		}
+	}
+}
+
 // pawl dev listens only after it has registered its example.
 func TestDevRegistersItsExampleBeforeItListens(t *testing.T) {
 	t.Parallel()

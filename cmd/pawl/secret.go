@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -20,7 +19,11 @@ const webhookSecretVariable = "PAWL_WEBHOOK_SECRET"
 
 // secretKeys returns the keys that seal stored secrets; none if the variable is not set.
 func secretKeys() (fsm.SecretKeys, error) {
-	keys, err := fsm.ParseSecretKeys(os.Getenv(secretKeyVariable))
+	text, err := secretVariable(secretKeyVariable)
+	if err != nil {
+		return fsm.SecretKeys{}, err
+	}
+	keys, err := fsm.ParseSecretKeys(text)
 	if err != nil {
 		return keys, fmt.Errorf("%s: %w", secretKeyVariable, err)
 	}
@@ -84,7 +87,14 @@ type secretCallback struct {
 }
 
 func (s *secretCallback) Run(c *console) error {
-	policy := fsm.WebhookPolicy{Secret: os.Getenv(webhookSecretVariable)}
+	if s.Tenant == fsm.Deployment {
+		return errors.New("--tenant must be one tenant: each has a secret of its own")
+	}
+	text, err := secretVariable(webhookSecretVariable)
+	if err != nil {
+		return err
+	}
+	policy := fsm.WebhookPolicy{Secret: text}
 	secret, err := policy.CallbackSecret(s.Tenant)
 	switch {
 	case err != nil:

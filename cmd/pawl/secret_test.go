@@ -25,6 +25,12 @@ func TestSecretKeysThatAreMalformed(t *testing.T) {
 			}
 		}
 	}
+	// A file has keys as the variable has them.
+	env := []string{"DATABASE_URL=" + dbtest.NewDSN(t), "PAWL_SECRET_KEY=@" + writeFile(t, "keys", mustPawl(t, nil, "secret", "key"))}
+	if out := mustPawl(t, env, "secret", "rotate"); !strings.Contains(out, "0 rows") {
+		t.Error(out)
+	}
+	start(t, env, "serve")
 	for _, key := range []string{"", "hunter2"} {
 		_, stderr, code := pawl(t, []string{"DATABASE_URL=postgres://127.0.0.1:1/x", "PAWL_SECRET_KEY=" + key}, "secret", "rotate")
 		if code != 1 || !strings.Contains(stderr, "PAWL_SECRET_KEY") || strings.Contains(stderr, "hunter2") {
@@ -45,6 +51,13 @@ func TestSecretCallback(t *testing.T) {
 	if err != nil || acme != want+"\n" {
 		t.Errorf("it prints %s, and callbacks are signed with %s: %v", acme, want, err)
 	}
+	// As for the service, the variable may name a file.
+	inFile := []string{"PAWL_WEBHOOK_SECRET=@" + writeFile(t, "secret", secret+"\n")}
+	if got := mustPawl(t, inFile, "secret", "callback", "--tenant", "acme"); got != acme {
+		t.Errorf("from a file the secret is %s, want %s", got, acme)
+	}
+	wantLine(t, []string{"PAWL_WEBHOOK_SECRET=@nowhere"}, 1, []string{"PAWL_WEBHOOK_SECRET", "nowhere"}, "secret", "callback")
+	wantLine(t, env, 1, []string{"--tenant"}, "secret", "callback", "--tenant", "*")
 	for _, bad := range []string{"", "hunter2"} {
 		if _, stderr, code := pawl(t, []string{"PAWL_WEBHOOK_SECRET=" + bad}, "secret", "callback"); code != 1 || strings.Contains(stderr, "hunter2") {
 			t.Errorf("%q: exit code %d: %s", bad, code, stderr)

@@ -64,6 +64,15 @@ func (s *serviceFlags) Validate() error {
 	if s.MaxReadConns < 1 {
 		return errors.New("--max-read-conns must be at least 1")
 	}
+	if !(s.RateLimit >= 0) { // Nor is it NaN.
+		return errors.New("--rate-limit must not be negative")
+	}
+	if s.RetentionFloor < 0 {
+		return errors.New("--retention-floor must not be negative")
+	}
+	if s.MaxQueue < 1 {
+		return errors.New("--max-queue must be at least 1")
+	}
 	if s.ShutdownDelay < 0 {
 		return errors.New("--shutdown-delay must not be negative")
 	}
@@ -189,6 +198,11 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	}
 	if prepare != nil {
 		if err := prepare(service); err != nil {
+			return err
+		}
+	}
+	if s.API && s.isOpen() {
+		if err := checkTenant(c, service, s.Tenant); err != nil {
 			return err
 		}
 	}

@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,24 +18,52 @@ import (
 
 // webFlags are the flags of serve and dev for what stands between the service and its callers: proxies, browsers and TLS.
 type webFlags struct {
-	TLSCert        string         `name:"tls-cert" env:"PAWL_TLS_CERT" placeholder:"FILE" help:"Serve HTTPS with this certificate chain, in PEM. It is read again when the file changes."`
-	TLSKey         string         `name:"tls-key" env:"PAWL_TLS_KEY" placeholder:"FILE" help:"Private key of --tls-cert, in PEM."`
-	AllowedHosts   []string       `name:"allowed-host" env:"PAWL_ALLOWED_HOSTS" placeholder:"HOST" help:"Answer only requests for this host, on any port unless one is given, and for the address that the service listens on. May be repeated. Without it a service that listens on loopback answers only for localhost and loopback addresses, and any other for every host."`
-	CORSOrigins    []string       `name:"cors-origin" env:"PAWL_CORS_ORIGINS" placeholder:"ORIGIN" help:"Let web pages of this origin, such as https://app.example, call the service. May be repeated. Without it those of other sites may not."`
-	TrustedProxies []netip.Prefix `env:"PAWL_TRUSTED_PROXIES" placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For names the caller's address."`
+	TLSCert        string    `name:"tls-cert" env:"PAWL_TLS_CERT" placeholder:"FILE" help:"Serve HTTPS with this certificate chain, in PEM. It is read again when the file changes."`
+	TLSKey         string    `name:"tls-key" env:"PAWL_TLS_KEY" placeholder:"FILE" help:"Private key of --tls-cert, in PEM."`
+	AllowedHosts   []string  `name:"allowed-host" env:"PAWL_ALLOWED_HOSTS" placeholder:"HOST" help:"Answer only requests for this host, on any port unless one is given, and for the address that the service listens on. May be repeated. Without it a service that listens on loopback answers only for localhost and loopback addresses, and any other for every host."`
+	CORSOrigins    []string  `name:"cors-origin" env:"PAWL_CORS_ORIGINS" placeholder:"ORIGIN" help:"Let web pages of this origin, such as https://app.example, call the service. May be repeated. Without it those of other sites may not."`
+	TrustedProxies []network `env:"PAWL_TRUSTED_PROXIES" placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For names the caller's address."`
 }
 
-// Validate refuses a certificate without its key.
+// Validate refuses a certificate without its key, and hosts that no request names.
 func (w *webFlags) Validate() error {
 	if (w.TLSCert == "") != (w.TLSKey == "") {
 		return errors.New("--tls-cert and --tls-key need each other")
 	}
+	for _, host := range w.AllowedHosts {
+		if !isHost(host) {
+			return fmt.Errorf("--allowed-host is %q: it must be a host as requests name it, such as pawl.example.com or pawl.example.com:8443, without a scheme or a pattern", host)
+		}
+	}
 	return nil
+}
+
+// A network is a flag's value.
+type network struct{ netip.Prefix }
+
+// UnmarshalText reads a network in CIDR notation.
+func (n *network) UnmarshalText(text []byte) (err error) {
+	if n.Prefix, err = netip.ParsePrefix(string(text)); err != nil {
+		return fmt.Errorf("must be a network such as 10.0.0.0/8, or 10.0.0.1/32 for one address, not %q", text)
+	}
+	return nil
+}
+
+// isHost reports whether a text is a host with or without a port, as in the header Host.
+func isHost(text string) bool {
+	if _, err := netip.ParseAddr(text); err == nil {
+		return true
+	}
+	u, err := url.Parse("//" + text)
+	return err == nil && u.Host == text && u.Hostname() != "" && !strings.ContainsAny(text, "*@ ")
 }
 
 // apply sets what the handler must know of the flags.
 func (w *webFlags) apply(config *httpapi.Config, addr net.Addr) {
-	config.AllowedHosts, config.CORSOrigins, config.TrustedProxies = w.AllowedHosts, w.CORSOrigins, w.TrustedProxies
+	config.AllowedHosts, config.CORSOrigins = w.AllowedHosts, w.CORSOrigins
+	for _, n := range w.TrustedProxies {
+		config.TrustedProxies = append(config.TrustedProxies, n.Prefix)
+	}
 	config.OnLoopback = isLoopback(addr.String())
 }
 

@@ -73,19 +73,29 @@ func readDraft(file string, lookup definition.Lookup) (document json.RawMessage,
 	return document, draft, err
 }
 
+// confirmFlag says what a registration may lose.
+type confirmFlag struct {
+	Confirm string `enum:",shorten-retention" default:"" placeholder:"shorten-retention" help:"Register a definition although final instances are kept for a shorter time from then on, and older ones are purged."`
+}
+
 // workflowApply registers definitions.
 type workflowApply struct {
 	clientFlags
+	confirmFlag
 	Files []string `arg:"" type:"existingfile" help:"Files with a definition in YAML or JSON."`
 }
 
 func (w *workflowApply) Run(c *console) error {
+	query := url.Values{}
+	if w.Confirm != "" {
+		query.Set("confirm", w.Confirm)
+	}
 	for _, file := range w.Files {
 		definition, model, err := readDefinition(file)
 		var answer workflowAnswer
 		status := 0
 		if err == nil {
-			status, err = w.do(c, call{method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(model.Name), body: definition}, &answer)
+			status, err = w.do(c, call{method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(model.Name), query: query, body: definition}, &answer)
 		}
 		if err != nil {
 			c.printFaults(file, err)

@@ -19,6 +19,7 @@ type workflowMigration struct {
 	File    string `arg:"" type:"existingfile" help:"File with a definition in YAML or JSON."`
 	Against string `type:"secret" placeholder:"URL" help:"A database. If the definition is the latest version of its workflow there, the migration does nothing."`
 	schemasFlag
+	confirmFlag
 }
 
 // Help is printed below the help of the command.
@@ -56,7 +57,8 @@ declare
 begin
   select * into v_registered from pawl.register_workflow(
     p_actor => 'migration',{{if .Version}}
-    p_version => {{.Version}},{{end}}
+    p_version => {{.Version}},{{end}}{{if .Confirm}}
+    p_confirm => '{{.Confirm}}',{{end}}
     p_definition => {{.Tag}}{{.Definition}}{{.Tag}}
   );
   raise notice 'workflow {{.Name}}: version %, %', v_registered.version,
@@ -122,7 +124,7 @@ func (w *workflowMigration) Run(c *console) error {
 			}
 		}
 	}
-	return printMigration(c, model)
+	return printMigration(c, model, w.Confirm)
 }
 
 // latest reads the latest version of a workflow from the database.
@@ -141,8 +143,8 @@ func (w *workflowMigration) latest(c *console, name string) (latest lifecycle.Wo
 	return latest, err == nil, err
 }
 
-// printMigration prints the migration of a definition.
-func printMigration(c *console, model *definition.Definition) error {
+// printMigration prints the migration of a definition. confirm is what it may lose.
+func printMigration(c *console, model *definition.Definition, confirm string) error {
 	canonical, err := model.MarshalJSON()
 	if err != nil {
 		return err
@@ -155,7 +157,7 @@ func printMigration(c *console, model *definition.Definition) error {
 	}
 	text := string(definition)
 	return migration.Execute(c.out, map[string]any{
-		"Name": model.Name, "Version": model.Version, "Definition": text,
+		"Name": model.Name, "Version": model.Version, "Confirm": confirm, "Definition": text,
 		// JSON has slashes only within strings, where they may be escaped.
 		"Commented": strings.ReplaceAll(text, "/", `\u002f`),
 		"Tag":       dollarTag("json", text), "Body": dollarTag("pawl", text),

@@ -183,6 +183,43 @@ func TestWorkflowMigrationAgainst(t *testing.T) {
 	}
 }
 
+// A shorter retention is registered by whoever says that it is meant, from the command line and by a migration.
+func TestConfirmShorterRetention(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("psql"); err != nil {
+		t.Skip("there is no psql")
+	}
+	dsn := dbtest.NewDSN(t)
+	p := start(t, []string{"DATABASE_URL=" + dsn}, "serve")
+	env := []string{"PAWL_SERVER=" + p.url}
+	kept := func(retention string) string {
+		return writeFile(t, "kept.yaml", "name: kept\ninitial: A\nretention: "+retention+"\nstates: { A: { on: { go: B } }, B: { type: final } }\n")
+	}
+	mustPawl(t, env, "workflow", "apply", kept("72h"))
+	const confirm, meant = "--confirm", "shorten-retention"
+	if _, stderr, code := pawl(t, env, "workflow", "apply", kept("48h")); code != 1 || !strings.Contains(stderr, confirm+" "+meant) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if out := mustPawl(t, env, "workflow", "apply", confirm, meant, kept("48h")); !strings.Contains(out, "version 2 registered") {
+		t.Error(out)
+	}
+	if _, stderr, code := pawl(t, env, "workflow", "apply", confirm, meant, kept("90m")); code != 1 || !strings.Contains(stderr, "at least 24h") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+
+	cmd := bounded.Command(t, "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
+	cmd.Stdin = strings.NewReader(mustPawl(t, nil, "workflow", "migration", kept("47h")))
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), meant) {
+		t.Errorf("%v: %s", err, out)
+	}
+	if out := psql(t, dsn, mustPawl(t, nil, "workflow", "migration", confirm, meant, kept("47h"))); !strings.Contains(out, "version 3, registered") {
+		t.Errorf("psql says %s", out)
+	}
+	if _, stderr, code := pawl(t, env, "workflow", "apply", confirm, "anything", kept("46h")); code == 0 || !strings.Contains(stderr, meant) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
 // psql runs a script with psql, and returns its output.
 func psql(t testing.TB, dsn, script string) string {
 	t.Helper()

@@ -495,6 +495,20 @@ language sql immutable parallel safe
 as $$ select extract(epoch from p_duration - make_interval(months => pawl_private.months_of(p_duration))) $$;
 -- +goose StatementEnd
 
+-- plain_duration writes a duration without months for people: 24h, 90m or 1.5s.
+-- +goose StatementBegin
+create function pawl_private.plain_duration(p_duration interval) returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when d.seconds % 3600 = 0 then trim_scale(d.seconds / 3600) || 'h'
+    when d.seconds % 60 = 0 then trim_scale(d.seconds / 60) || 'm'
+    else trim_scale(d.seconds) || 's'
+  end
+  from (select extract(epoch from p_duration) as seconds) d
+$$;
+-- +goose StatementEnd
+
 -- moved moves a time by a duration. Months are counted by the calendar of a time zone: January 31 and a month is the
 -- last day of February.
 -- +goose StatementBegin
@@ -1503,16 +1517,19 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that its maker is bound to.
+-- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that who makes or changes it is bound to.
+-- p_found: what there is and cannot be changed; null for what is to be made
 -- +goose StatementBegin
-create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[]) returns void
+create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[], p_found text default null) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if cardinality(p_within) > 0 and (cardinality(p_workflows) = 0 or not p_workflows <@ p_within) then
     perform pawl_private.raise_condition(
-      'forbidden', 'your token is bound to workflows: name some of them, and no others, in /workflows');
+      'forbidden', coalesce(
+        'you are bound to workflows, and ' || p_found || ' reaches beyond them',
+        'you are bound to workflows: name some of them, and no others, in /workflows'));
   end if;
 end
 $$;
@@ -1604,6 +1621,14 @@ begin
   return has_function_privilege(session_user, 'pawl.audit_note(text, jsonb, text, text, text, bigint)', 'execute');
 end
 $$;
+-- +goose StatementEnd
+
+-- session_caller is who acts in a session, for the audit: an actor, at the address of the session's connection.
+-- +goose StatementBegin
+create function pawl_private.session_caller(p_actor text) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select jsonb_build_object('actor', p_actor, 'address', host(inet_client_addr())) $$;
 -- +goose StatementEnd
 
 -- bind_role binds a role of the database to a tenant, and perhaps to a subject, instead of what it was bound to.
@@ -1820,7 +1845,7 @@ begin
   if not found then
     return false;
   end if;
-  perform pawl_private.refuse_unbounded(v_role.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_role.workflows, p_within, 'the role');
   perform pawl_private.audit(
     p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.delete', p_target => p_name,
     p_before => pawl_private.role_document(v_role));
@@ -1862,7 +1887,7 @@ begin
       on conflict (tenant_id, name) do nothing
       returning r.* into v_after;
     else
-      perform pawl_private.refuse_unbounded(v_before.workflows, p_within);
+      perform pawl_private.refuse_unbounded(v_before.workflows, p_within, 'the role as it is');
       update pawl.role r
       set scopes = p_scopes, workflows = p_workflows, events = p_events, updated_at = v_now
       where r.tenant_id = p_tenant and r.name = p_name
@@ -2002,7 +2027,7 @@ begin
   if not found then
     return;
   end if;
-  perform pawl_private.refuse_unbounded(v_token.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_token.workflows, p_within, 'the token');
   if v_token.revoked_at is null then
     update pawl.token t set revoked_at = pawl.now() where t.id = p_id returning * into v_token;
     perform pawl_private.audit(
@@ -3510,7 +3535,7 @@ begin
   insert into pawl.schema (name, version, schema, checksum, created_at, created_by)
   values (p_name, version, p_schema, encode(sha256(convert_to(p_schema::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
   perform pawl_private.audit(
-    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'schema.register',
+    p_tenant => '*', p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)), p_action => 'schema.register',
     p_target => p_name || ' ' || version);
 exception
   -- Raised by constraints.
@@ -5916,7 +5941,7 @@ declare
   v_outcome pawl.outcome;
 begin
   p_command.key := v_key;
-  p_caller := coalesce(p_caller, jsonb_build_object('actor', p_command.actor));
+  p_caller := coalesce(p_caller, pawl_private.session_caller(p_command.actor));
   select g.* into strict v_setting from pawl.setting g;
   v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
   if not v_seen then
@@ -15217,7 +15242,7 @@ begin
     -- A bulk is written down by itself.
     if v_begun and p_history_key is null then
       perform pawl_private.audit(
-        p_tenant => p_tenant, p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)),
+        p_tenant => p_tenant, p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)),
         p_action => 'workflow.migrate', p_target => format('%s %s to %s', p_workflow, p_from, p_to), p_reason => p_reason,
         p_after => jsonb_build_object('state_map', v_map));
     end if;
@@ -15531,18 +15556,20 @@ begin
     perform pawl_private.raise_condition(
       'invalid-definition', 'the retention is shorter than the deployment allows',
       jsonb_build_object('errors', jsonb_build_array(jsonb_build_object(
-        'pointer', '/retention', 'detail', format('must be at least %s: see --retention-floor', p_retention_floor)))));
+        'pointer', '/retention', 'detail', format(
+          'must be at least %s: see --retention-floor', pawl_private.plain_duration(p_retention_floor))))));
   elsif v_latest.name is not null and p_confirm is null
     and coalesce(v_retention < v_latest.retention, v_latest.retention is null and v_retention is not null) then
     perform pawl_private.raise_condition(
       'workflow-conflict',
       format(
-        'workflow %s: final instances would be kept for a shorter time, and those that are older purged: confirm it with shorten-retention',
+        'workflow %s: final instances would be kept for a shorter time, and older ones purged. If that is meant, say so by '
+        '?confirm=shorten-retention, by --confirm shorten-retention of pawl workflow apply and migration, or by p_confirm in SQL',
         v_name),
       jsonb_build_object('version', v_latest.version));
   end if;
   perform pawl_private.audit(
-    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'workflow.register',
+    p_tenant => '*', p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)), p_action => 'workflow.register',
     p_target => v_name || ' ' || version, p_reason => p_confirm);
 exception
   -- Raised by casts, by constraints and by the jsonpath parser.
@@ -17796,7 +17823,7 @@ begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
   v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(case when pawl_private.is_service() then p_caller end, jsonb_build_object('actor', v_actor));
+  return coalesce(case when pawl_private.is_service() then p_caller end, pawl_private.session_caller(v_actor));
 end
 $$;
 -- +goose StatementEnd

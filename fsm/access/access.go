@@ -8,9 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
@@ -88,11 +91,11 @@ func (s *Service) CreateToken(ctx context.Context, t Token, within []string) (To
 	if t.ExpiresAt != nil && !t.ExpiresAt.After(time.Now()) {
 		faults = append(faults, fsm.Fault{Pointer: "/expires_at", Detail: "is in the past"})
 	}
+	faults = slices.Concat(faults, checkNames("/roles", t.Roles, 20, 128), checkNames("/workflows", t.Workflows, 100, 63))
 	if err := refused(faults); err != nil {
 		return Token{}, err
 	}
-	if err := fsm.CheckTexts(append([]fsm.Text{{Pointer: "/subject", Value: t.Subject, Max: 255}, {Pointer: "/name", Value: value(t.Name), Max: 255}},
-		slices.Concat(texts("/roles", t.Roles), texts("/workflows", t.Workflows))...)...); err != nil {
+	if err := fsm.CheckTexts(fsm.Text{Pointer: "/subject", Value: t.Subject, Max: 255}, fsm.Text{Pointer: "/name", Value: value(t.Name), Max: 255}); err != nil {
 		return Token{}, err
 	}
 	secret := make([]byte, 32)
@@ -123,12 +126,18 @@ func (s *Service) GetToken(ctx context.Context, tenant, id string) (Token, error
 	var row queries.Token
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		row, err = q.GetToken(ctx, queries.GetTokenParams{TenantID: tenant, ID: id})
-		return fsm.IfNoRows(err, fsm.NotFound, noToken)
+		return fsm.IfNoRows(err, fsm.NotFound, absent(tenant, "token", id))
 	})
 	return tokenOf(row), err
 }
 
-const noToken = "there is no such token"
+// absent says that a tenant has no resource with a name.
+func absent(tenant, resource, name string) string {
+	if tenant == fsm.Deployment {
+		return fmt.Sprintf("the deployment has no %s %.128q", resource, name)
+	}
+	return fmt.Sprintf("the tenant %s has no %s %.128q", tenant, resource, name)
+}
 
 // Tokens returns the tokens of a tenant, by id.
 // Kinds: Malformed (limit or cursor), Unavailable.
@@ -144,7 +153,7 @@ func (s *Service) Tokens(ctx context.Context, tenant string, page fsm.Page) (fsm
 func (s *Service) RevokeToken(ctx context.Context, tenant, id string, within []string) error {
 	return s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) error {
 		_, err := q.TokenRevoke(ctx, queries.TokenRevokeParams{Tenant: tenant, ID: id, Within: within, Caller: fsm.CallerJSON(ctx)})
-		return fsm.IfNoRows(err, fsm.NotFound, noToken)
+		return fsm.IfNoRows(err, fsm.NotFound, absent(tenant, "token", id))
 	})
 }
 
@@ -177,10 +186,8 @@ func (s *Service) PutRole(ctx context.Context, r Role, within []string) (Role, b
 	if !fsm.IsVisible(r.Name, 128) {
 		faults = append(faults, fsm.Fault{Parameter: "name", Detail: "must be 1 to 128 visible ASCII characters"})
 	}
+	faults = slices.Concat(faults, checkNames("/workflows", r.Workflows, 100, 63), checkNames("/events", r.Events, 100, 255))
 	if err := refused(faults); err != nil {
-		return Role{}, false, err
-	}
-	if err := fsm.CheckTexts(slices.Concat(texts("/workflows", r.Workflows), texts("/events", r.Events))...); err != nil {
 		return Role{}, false, err
 	}
 	var row queries.Role
@@ -208,12 +215,10 @@ func (s *Service) GetRole(ctx context.Context, tenant, name string) (Role, error
 	var row queries.Role
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		row, err = q.GetRole(ctx, queries.GetRoleParams{TenantID: tenant, Name: name})
-		return fsm.IfNoRows(err, fsm.NotFound, noRole)
+		return fsm.IfNoRows(err, fsm.NotFound, absent(tenant, "role", name))
 	})
 	return roleOf(row), err
 }
-
-const noRole = "there is no such role"
 
 // Roles returns the roles of a tenant, by name.
 // Kinds: Malformed (limit or cursor), Unavailable.
@@ -230,7 +235,7 @@ func (s *Service) DeleteRole(ctx context.Context, tenant, name string, within []
 	return s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) error {
 		deleted, err := q.RoleDelete(ctx, queries.RoleDeleteParams{Tenant: tenant, Name: name, Within: within, Caller: fsm.CallerJSON(ctx)})
 		if err == nil && !deleted {
-			return fsm.Errorf(fsm.NotFound, noRole)
+			return fsm.Errorf(fsm.NotFound, "%s", absent(tenant, "role", name))
 		}
 		return err
 	})
@@ -259,20 +264,19 @@ func tenantOf(t queries.Tenant) (Tenant, error) {
 //
 // Kinds: Malformed, Unavailable.
 func (s *Service) PutTenant(ctx context.Context, id string, limits *fsm.TenantLimits, disabled *bool) (Tenant, bool, error) {
-	if id == fsm.Deployment || id == "" {
+	if detail := tenantFault(id); detail != "" {
 		return Tenant{}, false, &fsm.Error{
-			Kind: fsm.Malformed, Message: "this id cannot be that of a tenant",
-			Faults: []fsm.Fault{{Parameter: "id", Detail: "must be 1 to 63 characters, and not *, which is the deployment"}},
+			Kind: fsm.Malformed, Message: "this id cannot be that of a tenant", Faults: []fsm.Fault{{Parameter: "id", Detail: detail}},
 		}
-	}
-	if err := fsm.CheckTexts(fsm.Text{Value: id, Max: 63}); err != nil {
-		return Tenant{}, false, err
 	}
 	var document json.RawMessage
 	if limits != nil {
 		var err error
 		if document, err = json.Marshal(limits); err != nil {
 			return Tenant{}, false, fsm.AsError(err)
+		}
+		if err := refused(limitFaults(document)); err != nil {
+			return Tenant{}, false, err
 		}
 	}
 	var tenant Tenant
@@ -294,6 +298,35 @@ func (s *Service) PutTenant(ctx context.Context, id string, limits *fsm.TenantLi
 	return tenant, created, nil
 }
 
+// tenantFault says what is wrong with the id of a tenant. It must fit into a header, so that callers of the deployment can
+// name the tenant in X-Pawl-Tenant.
+func tenantFault(id string) string {
+	switch {
+	case id == fsm.Deployment:
+		return "must not be *, which is the deployment"
+	case !utf8.ValidString(id) || id == "" || utf8.RuneCountInString(id) > 63:
+		return "must be 1 to 63 characters, in UTF-8"
+	case strings.ContainsFunc(id, unicode.IsControl) || strings.TrimSpace(id) != id:
+		return "must have no control characters, and no space at its beginning or end"
+	}
+	return ""
+}
+
+// maxLimit is the largest limit that there may be.
+const maxLimit = 1_000_000_000_000
+
+// limitFaults are what is wrong with limits in JSON.
+func limitFaults(limits json.RawMessage) (faults []fsm.Fault) {
+	byName := map[string]int64{}
+	_ = json.Unmarshal(limits, &byName) // It was just encoded.
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		if byName[name] < 0 || byName[name] > maxLimit {
+			faults = append(faults, fsm.Fault{Pointer: "/limits/" + name, Detail: fmt.Sprintf("must be from 0 to %d", maxLimit)})
+		}
+	}
+	return faults
+}
+
 // GetTenant returns a tenant.
 // Kinds: NotFound, Unavailable.
 func (s *Service) GetTenant(ctx context.Context, id string) (Tenant, error) {
@@ -301,7 +334,7 @@ func (s *Service) GetTenant(ctx context.Context, id string) (Tenant, error) {
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
 		row, err := q.GetTenant(ctx, id)
 		if err != nil {
-			return fsm.IfNoRows(err, fsm.NotFound, "there is no such tenant")
+			return fsm.IfNoRows(err, fsm.NotFound, fmt.Sprintf("there is no tenant %.128q", id))
 		}
 		tenant, err = tenantOf(row)
 		return err
@@ -362,13 +395,23 @@ func refused(faults []fsm.Fault) error {
 	return &fsm.Error{Kind: fsm.Malformed, Message: "the request has faults", Faults: faults}
 }
 
-// texts are the members of a list at a JSON Pointer, which are names.
-func texts(pointer string, names []string) (out []fsm.Text) {
-	for i, name := range names {
-		out = append(out, fsm.Text{Pointer: fmt.Sprintf("%s/%d", pointer, i), Value: name, Max: 255})
+// checkNames returns the faults of a list of names at a JSON Pointer: how many there may be, and how many characters one
+// may have. An empty name is none, so a grant with it would be for something else than its maker meant.
+func checkNames(pointer string, names []string, most, longest int) (faults []fsm.Fault) {
+	if len(names) > most {
+		return []fsm.Fault{{Pointer: pointer, Detail: fmt.Sprintf("must have at most %d names", most)}}
 	}
-	return out
+	for i, name := range names {
+		if !isText(name) || name == "" || utf8.RuneCountInString(name) > longest {
+			faults = append(faults, fsm.Fault{
+				Pointer: fmt.Sprintf("%s/%d", pointer, i), Detail: fmt.Sprintf("must be a name of 1 to %d characters, in UTF-8 without NUL", longest),
+			})
+		}
+	}
+	return faults
 }
+
+func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 func isSlug(id string) bool {
 	for _, c := range id {

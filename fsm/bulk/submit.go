@@ -353,7 +353,7 @@ func CheckWithin(workflows, within []string) error {
 	if within == nil || fsm.AreWithin(workflows, within) {
 		return nil
 	}
-	return fsm.Errorf(fsm.Forbidden, "your token is bound to workflows: the filter must name some of %s, and no others", strings.Join(within, ", "))
+	return fsm.Errorf(fsm.Forbidden, "you are bound to workflows: the filter must name some of %s, and no others", strings.Join(within, ", "))
 }
 
 // isEmpty reports whether a filter chooses all instances.

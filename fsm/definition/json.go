@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -51,10 +53,10 @@ func Decode(data []byte, into any) error {
 		detail = "is not a member of this object"
 	case errors.Is(err, errNull):
 		detail = errNull.Error()
-	case semantic.JSONKind == '"' && semantic.Err != nil && readsText(semantic.GoType):
+	case semantic.JSONKind == '"' && semantic.Err != nil && readsText(semantic.GoType) && !isTime(semantic.GoType):
 		detail = semantic.Err.Error()
 	case semantic.JSONKind != 0 && semantic.GoType != nil:
-		detail = fmt.Sprintf("a JSON %s does not fit here%s", kindName(semantic.JSONKind), wanted(semantic.GoType))
+		detail = fitDetail(semantic.GoType, semantic.JSONKind)
 	}
 	return malformed(string(semantic.JSONPointer), detail)
 }
@@ -64,25 +66,47 @@ func readsText(t reflect.Type) bool {
 	return t != nil && reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// wanted says what fits a type; empty if there are no few words for that.
-func wanted(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Bool:
-		return ": it must be true or false"
-	case reflect.Int, reflect.Int32, reflect.Int64:
-		return fmt.Sprintf(": it must be a whole number of at most %d bits", t.Bits())
-	case reflect.String:
-		return ": it must be a string"
-	case reflect.Slice:
-		return ": it must be an array"
-	case reflect.Map, reflect.Struct:
-		if !readsText(t) {
-			return ": it must be an object"
-		}
-		return ": it must be a string"
+// fitDetail says what a value must be that a Go type cannot hold. kind is what it is.
+func fitDetail(want reflect.Type, kind jsontext.Kind) string {
+	for want.Kind() == reflect.Pointer {
+		want = want.Elem()
 	}
-	return ""
+	must := "must be " + wanted(want)
+	if kind == '0' && isInteger(want) || kind == '"' && isTime(want) {
+		return must // The kind is right.
+	}
+	return must + ", not " + kindName(kind)
 }
+
+// wanted says in terms of JSON what fits into a Go type.
+func wanted(want reflect.Type) string {
+	switch {
+	case isTime(want):
+		return "an RFC 3339 time such as 2026-03-01T09:30:00Z"
+	case isInteger(want) && want.Bits() == 32:
+		return fmt.Sprintf("a whole number from %d to %d, without a fraction or an exponent", math.MinInt32, math.MaxInt32)
+	case isInteger(want):
+		return "a whole number, without a fraction or an exponent"
+	case readsText(want):
+		return "a string"
+	}
+	switch want.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	default:
+		return "an object"
+	}
+}
+
+func isTime(t reflect.Type) bool { return t.ConvertibleTo(reflect.TypeFor[time.Time]()) }
+
+func isInteger(t reflect.Type) bool { return t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64 }
 
 var errNull = errors.New("must not be null; leave it out if there is none")
 
@@ -188,14 +212,14 @@ func kindName(k jsontext.Kind) string {
 	case 'n':
 		return "null"
 	case 't', 'f':
-		return "boolean"
+		return "true or false"
 	case '"':
-		return "string"
+		return "a string"
 	case '0':
-		return "number"
+		return "a number"
 	case '{':
-		return "object"
+		return "an object"
 	default:
-		return "array"
+		return "an array"
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
@@ -24,8 +25,10 @@ func TestDecode(t *testing.T) {
 		List  []struct {
 			A string `json:"a"`
 		} `json:"list"`
-		Flag bool       `json:"flag"`
-		At   netip.Addr `json:"at"`
+		Small int32      `json:"small"`
+		At    time.Time  `json:"at"`
+		Yes   *bool      `json:"yes"`
+		From  netip.Addr `json:"from"`
 	}
 	if err := definition.Decode([]byte(" {\"name\": \"\\u00e9\\ud83d\\ude00é\", \"count\": 3, \"raw\": 9007199254740993.10}\n"), &into); err != nil {
 		t.Fatal(err)
@@ -62,23 +65,26 @@ func TestDecode(t *testing.T) {
 		`{"nam":"a"}`:                      "/nam|not a member",
 		`{"Name":"a"}`:                     "/Name|not a member",
 		`{"list":[{"a":"1"},{"b~":1}]}`:    "/list/1/b~0|not a member",
-		`{"name":1}`:                       "/name|number does not fit here: it must be a string",
-		`{"flag":1}`:                       "/flag|must be true or false",
-		`{"list":{"a":1}}`:                 "/list|must be an array",
+		`{"name":1}`:                       "/name|must be a string, not a number",
+		`{"small":2147483648}`:             "/small|must be a whole number from -2147483648 to 2147483647",
+		`{"small":"1"}`:                    "/small|not a string",
+		`{"at":"yesterday"}`:               "/at|must be an RFC 3339 time such as 2026-03-01T09:30:00Z",
+		`{"at":1}`:                         "/at|2026-03-01T09:30:00Z, not a number",
+		`{"yes":"true"}`:                   "/yes|must be true or false, not a string",
 		`{"list":[1]}`:                     "/list/0|must be an object",
-		`{"at":[]}`:                        "/at|must be a string",
-		`{"at":"here"}`:                    "/at|unable to parse IP",
+		`{"from":[]}`:                      "/from|must be a string",
+		`{"from":"here"}`:                  "/from|unable to parse IP",
 		`{"name":null}`:                    "/name|null",
 		`{"count":null}`:                   "/count|null",
 		`{"list":[{"a":null}]}`:            "/list/0/a|null",
 		`null`:                             "|null",
-		`{"name":[]}`:                      "/name|array",
-		`{"count":"1"}`:                    "/count|string",
+		`{"name":[]}`:                      "/name|must be a string, not an array",
+		`{"count":"1"}`:                    "/count|must be a whole number, without a fraction or an exponent, not a string",
 		`{"count":1.5}`:                    "/count|must be a whole number",
-		`{"count":1e99}`:                   "/count|",
-		`{"list":{}}`:                      "/list|object",
-		`[]`:                               "|array",
-		`true`:                             "|boolean",
+		`{"count":1e99}`:                   "/count|must be a whole number",
+		`{"list":{}}`:                      "/list|must be an array, not an object",
+		`[]`:                               "|must be an object, not an array",
+		`true`:                             "|must be an object, not true or false",
 		`{"name":"a` + "\x00" + `"}`:       "/name|at byte",
 		`{"name":"\u0000"}`:                "/name|u0000",
 		`{"raw":{"a":["x\u0000y"]}}`:       "/raw/a/0|u0000",

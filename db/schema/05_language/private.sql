@@ -72,6 +72,18 @@ create function pawl_private.seconds_of(p_duration interval) returns numeric
 language sql immutable parallel safe
 as $$ select extract(epoch from p_duration - make_interval(months => pawl_private.months_of(p_duration))) $$;
 
+-- plain_duration writes a duration without months for people: 24h, 90m or 1.5s.
+create function pawl_private.plain_duration(p_duration interval) returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when d.seconds % 3600 = 0 then trim_scale(d.seconds / 3600) || 'h'
+    when d.seconds % 60 = 0 then trim_scale(d.seconds / 60) || 'm'
+    else trim_scale(d.seconds) || 's'
+  end
+  from (select extract(epoch from p_duration) as seconds) d
+$$;
+
 -- moved moves a time by a duration. Months are counted by the calendar of a time zone: January 31 and a month is the
 -- last day of February.
 create function pawl_private.moved(p_at timestamptz, p_duration interval, p_zone text) returns timestamptz

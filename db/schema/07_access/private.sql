@@ -70,15 +70,18 @@ as $$
     'workflows', p_token.workflows, 'expires_at', pawl_private.audit_time(p_token.expires_at))
 $$;
 
--- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that its maker is bound to.
-create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[]) returns void
+-- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that who makes or changes it is bound to.
+-- p_found: what there is and cannot be changed; null for what is to be made
+create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[], p_found text default null) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if cardinality(p_within) > 0 and (cardinality(p_workflows) = 0 or not p_workflows <@ p_within) then
     perform pawl_private.raise_condition(
-      'forbidden', 'your token is bound to workflows: name some of them, and no others, in /workflows');
+      'forbidden', coalesce(
+        'you are bound to workflows, and ' || p_found || ' reaches beyond them',
+        'you are bound to workflows: name some of them, and no others, in /workflows'));
   end if;
 end
 $$;
@@ -160,6 +163,12 @@ begin
   return has_function_privilege(session_user, 'pawl.audit_note(text, jsonb, text, text, text, bigint)', 'execute');
 end
 $$;
+
+-- session_caller is who acts in a session, for the audit: an actor, at the address of the session's connection.
+create function pawl_private.session_caller(p_actor text) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select jsonb_build_object('actor', p_actor, 'address', host(inet_client_addr())) $$;
 
 -- bind_role binds a role of the database to a tenant, and perhaps to a subject, instead of what it was bound to.
 -- p_tenant: * for all

@@ -16,7 +16,7 @@ begin
   if not found then
     return false;
   end if;
-  perform pawl_private.refuse_unbounded(v_role.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_role.workflows, p_within, 'the role');
   perform pawl_private.audit(
     p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.delete', p_target => p_name,
     p_before => pawl_private.role_document(v_role));

@@ -28,7 +28,7 @@ begin
       on conflict (tenant_id, name) do nothing
       returning r.* into v_after;
     else
-      perform pawl_private.refuse_unbounded(v_before.workflows, p_within);
+      perform pawl_private.refuse_unbounded(v_before.workflows, p_within, 'the role as it is');
       update pawl.role r
       set scopes = p_scopes, workflows = p_workflows, events = p_events, updated_at = v_now
       where r.tenant_id = p_tenant and r.name = p_name

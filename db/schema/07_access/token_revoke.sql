@@ -16,7 +16,7 @@ begin
   if not found then
     return;
   end if;
-  perform pawl_private.refuse_unbounded(v_token.workflows, p_within);
+  perform pawl_private.refuse_unbounded(v_token.workflows, p_within, 'the token');
   if v_token.revoked_at is null then
     update pawl.token t set revoked_at = pawl.now() where t.id = p_id returning * into v_token;
     perform pawl_private.audit(

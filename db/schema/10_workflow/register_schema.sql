@@ -32,7 +32,7 @@ begin
   insert into pawl.schema (name, version, schema, checksum, created_at, created_by)
   values (p_name, version, p_schema, encode(sha256(convert_to(p_schema::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
   perform pawl_private.audit(
-    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'schema.register',
+    p_tenant => '*', p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)), p_action => 'schema.register',
     p_target => p_name || ' ' || version);
 exception
   -- Raised by constraints.

@@ -1673,7 +1673,7 @@ declare
   v_outcome pawl.outcome;
 begin
   p_command.key := v_key;
-  p_caller := coalesce(p_caller, jsonb_build_object('actor', p_command.actor));
+  p_caller := coalesce(p_caller, pawl_private.session_caller(p_command.actor));
   select g.* into strict v_setting from pawl.setting g;
   v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
   if not v_seen then

@@ -134,7 +134,7 @@ begin
     -- A bulk is written down by itself.
     if v_begun and p_history_key is null then
       perform pawl_private.audit(
-        p_tenant => p_tenant, p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)),
+        p_tenant => p_tenant, p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)),
         p_action => 'workflow.migrate', p_target => format('%s %s to %s', p_workflow, p_from, p_to), p_reason => p_reason,
         p_after => jsonb_build_object('state_map', v_map));
     end if;

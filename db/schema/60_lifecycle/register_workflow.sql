@@ -66,18 +66,20 @@ begin
     perform pawl_private.raise_condition(
       'invalid-definition', 'the retention is shorter than the deployment allows',
       jsonb_build_object('errors', jsonb_build_array(jsonb_build_object(
-        'pointer', '/retention', 'detail', format('must be at least %s: see --retention-floor', p_retention_floor)))));
+        'pointer', '/retention', 'detail', format(
+          'must be at least %s: see --retention-floor', pawl_private.plain_duration(p_retention_floor))))));
   elsif v_latest.name is not null and p_confirm is null
     and coalesce(v_retention < v_latest.retention, v_latest.retention is null and v_retention is not null) then
     perform pawl_private.raise_condition(
       'workflow-conflict',
       format(
-        'workflow %s: final instances would be kept for a shorter time, and those that are older purged: confirm it with shorten-retention',
+        'workflow %s: final instances would be kept for a shorter time, and older ones purged. If that is meant, say so by '
+        '?confirm=shorten-retention, by --confirm shorten-retention of pawl workflow apply and migration, or by p_confirm in SQL',
         v_name),
       jsonb_build_object('version', v_latest.version));
   end if;
   perform pawl_private.audit(
-    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'workflow.register',
+    p_tenant => '*', p_caller => coalesce(p_caller, pawl_private.session_caller(p_actor)), p_action => 'workflow.register',
     p_target => v_name || ' ' || version, p_reason => p_confirm);
 exception
   -- Raised by casts, by constraints and by the jsonpath parser.

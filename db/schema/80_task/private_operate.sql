@@ -28,7 +28,7 @@ begin
   perform pawl_private.refuse_malformed(pawl_private.force_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
   v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(case when pawl_private.is_service() then p_caller end, jsonb_build_object('actor', v_actor));
+  return coalesce(case when pawl_private.is_service() then p_caller end, pawl_private.session_caller(v_actor));
 end
 $$;
 

@@ -81,10 +81,7 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 			if cursor != "" {
 				var known bool
 				if after, known = OpenCursor(secret, l.Scope, cursor); !known {
-					return &PageError{
-						Parameter: "cursor", Message: "the cursor does not belong to this list",
-						Detail: "is not one that this list, with these filters, has given",
-					}
+					return errForeignCursor
 				}
 			}
 			// One row more than asked for says whether there is a next page.
@@ -123,6 +120,46 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 		return items, "", err
 	}
 	return items, next, nil
+}
+
+var errForeignCursor = &PageError{
+	Parameter: "cursor", Message: "the cursor does not belong to this list",
+	Detail: "is not one that this list, with these filters, has given",
+}
+
+// Seal returns a cursor for a key of a list that is made of several. The error is what the Client makes of the driver's.
+func (c *Client) Seal(ctx context.Context, scope, key string) (cursor string, err error) {
+	err = c.withSecret(ctx, func(secret []byte) error {
+		cursor = SealCursor(secret, scope, key)
+		return nil
+	})
+	return cursor, err
+}
+
+// Unseal returns the key of a cursor that Seal has made. The error is what the Client makes of a PageError or of the
+// driver's.
+func (c *Client) Unseal(ctx context.Context, scope, cursor string) (key string, err error) {
+	err = c.withSecret(ctx, func(secret []byte) error {
+		known := false
+		if key, known = OpenCursor(secret, scope, cursor); !known {
+			return errForeignCursor
+		}
+		return nil
+	})
+	return key, err
+}
+
+// withSecret calls f with the secret of the database.
+func (c *Client) withSecret(ctx context.Context, f func(secret []byte) error) error {
+	return c.read(ctx, func(ctx context.Context) error {
+		return c.reads.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+			secret, err := secretOf(ctx, conn)
+			if err != nil {
+				return err
+			}
+			return f(secret)
+		})
+	})
 }
 
 // secretKey is where a connection keeps the secret of its database.
