@@ -844,7 +844,7 @@ comment on column pawl.task.connection is 'by which its next call goes; what rec
 comment on column pawl.task.compensates is 'the number of the compensation that it carries out; null for the task of a state';
 comment on column pawl.task.entered_version is 'the step that its input is made from';
 comment on column pawl.task.result_version is 'the step that its outcome made';
-comment on column pawl.task.left_at is 'when its state was left before it ended';
+comment on column pawl.task.left_at is 'when its state was left before it ended; null again when it has moved the instance after an operator had it tried again';
 comment on column pawl.task.reopened is 'an operator has it tried again, or has said what happened, after it had ended';
 comment on column pawl.task.attempts is 'how often it was claimed';
 comment on column pawl.task.tries is 'how many attempts under the present key may have had an effect';
@@ -5001,7 +5001,8 @@ begin
   if octet_length(p_progress::text) > 4096 then
     perform pawl_private.refuse_malformed('progress has at most 4096 bytes');
   end if;
-  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_strip_nulls(jsonb_build_object('result', 'heartbeat', 'progress', p_progress)));
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_build_object('result', 'heartbeat')
+    || case when p_progress is not null then jsonb_build_object('progress', p_progress) else '{}' end);
 end
 $$;
 revoke execute on function pawl.heartbeat_work(uuid,uuid,jsonb,text) from public;
@@ -9454,7 +9455,7 @@ declare
     ) then array['', 'each of done, error and unknown must have transitions, the last without a guard']
     when p_task ? 'work' and jsonb_typeof(p_task -> 'work') <> 'object' then array['/work', 'must be an object with a topic']
     when p_task ? 'work' and coalesce(p_task #>> '{work,topic}', '') !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['/work/topic', 'must be an identifier']
-    when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') <> 'object' then array['/work/input', 'must be an object']
+    when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') not in ('object', 'string') then array['/work/input', 'must be an object, or a path that selects one']
     when p_task ? 'work' and p_task ?| array['idempotency', 'timeout', 'success', 'reconcile']
       then array['', 'work has no idempotency, timeout, success and reconcile']
     when p_task ? 'idempotency' and (coalesce(p_task #>> '{idempotency,header}', '') !~ '^[A-Za-z0-9!#%&''*+.^_`|~-]{1,100}$' or p_task #> '{idempotency,window}' is null)
@@ -11353,7 +11354,7 @@ begin
     v_task := p_tasks[v_i];
     if v_codes[v_i] = 'applied' then
       update pawl.task t
-      set result_version = v_versions[v_i], reopened = false, problem = null
+      set result_version = v_versions[v_i], reopened = false, problem = null, left_at = case p_kind when 'result' then null else t.left_at end
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
       if v_task.status = 'done' and p_kind = 'result' then
         update pawl.compensation c set version = v_versions[v_i] where c.tenant_id = v_task.tenant_id and c.task_id = v_task.id;
@@ -12440,6 +12441,16 @@ as $$
   )
 $$;
 revoke execute on function pawl_private.is_plain(jsonb) from public;
+
+create function pawl_private.is_said(p_kept text, p_error text) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  p_error := left(p_error, 1000);
+  return p_kept is not distinct from p_error or starts_with(p_kept, concat_ws('; ', p_error, 'late: '));
+end
+$$;
+revoke execute on function pawl_private.is_said(text,text) from public;
 
 create function pawl_private.is_service() returns boolean
 language plpgsql stable
@@ -14677,12 +14688,15 @@ begin
         when v_task.look_at > v_now then 'too-early'
         else 'settled'
       end
-      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result
-        and (v_result <> 'completed' or v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')) then 'repeated'
+      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result and case v_result
+        when 'completed' then v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')
+        when 'failed' then pawl_private.is_said(v_attempt.error, v_report ->> 'error')
+        else true
+      end then 'repeated'
       when v_task.ended_at is not null then 'task-ended'
       -- A lease that ran out still holds. One that was given back, or whose attempt has failed, does not.
       when v_task.lease is null or v_task.lease is distinct from p_leases[v_i] or v_attempt.result <> 'expired'
-        or v_result = 'heartbeat' and v_task.leased_until is null then 'lease-superseded'
+        or v_result = 'heartbeat' and v_task.leased_until is null and v_task.status <> 'sent' then 'lease-superseded'
       when v_result = 'completed' and octet_length((v_report -> 'body')::text) > (select g.payload_limit from pawl.setting g)
         then 'payload-too-large'
       else 'settled'
@@ -14692,8 +14706,12 @@ begin
       v_lease := coalesce(pawl_private.report_seconds(v_report, 'lease'), v_task.leased_for);
       update pawl.task t
       set leased_until = least(v_now + v_lease, t.deadline_at), look_at = least(v_now + v_lease, t.deadline_at), leased_for = v_lease,
-        progress = coalesce(v_report -> 'progress', t.progress)
+        progress = coalesce(v_report -> 'progress', t.progress), due_at = null
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+      -- A lease that ran out, and that nobody has superseded, holds again.
+      update pawl.task_attempt a
+      set ended_at = null, result = null, error = null
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.number = v_task.attempts and a.result = 'expired';
     elsif v_code = 'settled' then
       select s.* into v_settled from pawl_private.settle_task(v_task, v_attempt.kind, v_report, v_now) s;
       v_task := v_settled.task;
@@ -14708,15 +14726,16 @@ begin
         end if;
       end if;
     elsif v_code in ('task-ended', 'lease-superseded') and v_result <> 'heartbeat' and p_leases is not null then
-      -- What comes too late is kept with its attempt.
+      -- What comes too late is kept with its attempt. To one that was completed it would add an error that it did not have.
       update pawl.task_attempt a
       set error = left(concat_ws('; ', a.error, 'late: ' || v_result, 'status ' || (v_report ->> 'status')), 1000)
-      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i] and coalesce(a.error, '') not like '%late: %';
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i]
+        and a.result is distinct from 'completed' and coalesce(a.error, '') not like '%late: %';
     end if;
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until
+    coalesce(t.status, ''), t.left_at is not null and not t.reopened, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
@@ -15377,10 +15396,9 @@ begin
   elsif v_task.topic is not null then
     v_verdict := case
       when v_result = 'completed' then 'done'
-      when v_result = 'failed' and p_report ->> 'outcome' is not null then p_report ->> 'outcome'
-      when v_result = 'failed' and not coalesce((p_report ->> 'retryable')::boolean, false) then 'error'
-      when v_task.tries < (v_spec ->> 'max')::integer then 'retry'
-      when v_result = 'failed' then 'error'
+      when v_task.tries < (v_spec ->> 'max')::integer and (v_result <> 'failed' or coalesce((p_report ->> 'retryable')::boolean, false))
+        then 'retry'
+      when v_result = 'failed' then coalesce(p_report ->> 'outcome', 'error')
       else 'unknown'
     end;
     if v_verdict = 'retry' then
@@ -15587,9 +15605,13 @@ begin
   for v_part in select e from jsonb_array_elements(p_request -> 'path') e loop
     if jsonb_typeof(v_part) = 'array' then
       v_value := pawl_private.value(p_document, v_part -> 0);
-      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') or v_value #>> '{}' in ('', '.', '..') then
+      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') then
         raise exception 'a part of the path has the value %, which is no text and no number', coalesce(v_value::text, 'nothing')
           using errcode = 'invalid_parameter_value';
+      elsif v_value = '""' then
+        raise exception 'a part of the path is empty' using errcode = 'invalid_parameter_value';
+      elsif v_value in ('"."', '".."') then
+        raise exception 'a part of the path has the value %, which leads elsewhere', v_value using errcode = 'invalid_parameter_value';
       end if;
       v_part := jsonb_build_array(v_value #>> '{}');
     end if;
@@ -16394,7 +16416,10 @@ begin
     v_spec := pawl_private.task_spec(v_task);
     v_step := pawl_private.task_step(v_task);
     begin
-      v_input := pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input');
+      v_input := coalesce(nullif(pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input'), 'null'), '{}');
+      if jsonb_typeof(v_input) <> 'object' then
+        raise exception 'it is of type %, and must be an object', jsonb_typeof(v_input) using errcode = 'invalid_parameter_value';
+      end if;
     exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
       perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
       continue;
@@ -16405,7 +16430,7 @@ begin
     end if;
     return query select
       v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
-      coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
+      v_input, v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
       v_step.correlation_id::text, nullif(pawl_private.task_traceparent(v_task), '');
   end loop;
 end

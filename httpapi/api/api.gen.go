@@ -1453,7 +1453,7 @@ type ClaimRequest struct {
 	// Max How many tasks at most. The default is 1.
 	Max *int `json:"max,omitempty"`
 
-	// Wait How long to wait for a task if there is none, as a duration of at most `60s`. The default is not to wait.
+	// Wait How long to wait for a task if there is none, as a duration of at most `60s`. The default, `0s`, is not to wait.
 	Wait *string `json:"wait,omitempty"`
 
 	// Worker The name of the worker, for people.
@@ -2263,7 +2263,7 @@ type FailRequest struct {
 	// have had one.
 	Outcome *FailRequestOutcome `json:"outcome,omitempty"`
 
-	// RetryIn With `retryable`, when to try again at the earliest, as a duration of at most `24h`.
+	// RetryIn With `retryable`, when to try again at the earliest, as a duration from `0s` to `24h`.
 	RetryIn *string `json:"retry_in,omitempty"`
 
 	// Retryable Whether another attempt may succeed. The default is false.
@@ -2468,7 +2468,7 @@ type HealthStatus string
 
 // Heartbeat A lease that was extended.
 type Heartbeat struct {
-	// CancelRequested Whether the instance has left the state of the task.
+	// CancelRequested Whether the instance has left the state of the task, and no operator has it tried again.
 	CancelRequested bool `json:"cancel_requested"`
 
 	// LeaseExpiresAt When the lease is over unless there is another heartbeat.
@@ -3356,7 +3356,8 @@ type Task struct {
 	// LeaseExpiresAt When the lease is over; null if nobody has one.
 	LeaseExpiresAt *Timestamp `json:"lease_expires_at"`
 
-	// LeftAt When the instance left the state while the task was open; null if it has not. Such a task is late.
+	// LeftAt When the instance left the state while the task was open; null if it has not. Such a task is late, unless an
+	// operator has it tried again: then it is null once the outcome has moved the instance.
 	LeftAt *Timestamp `json:"left_at"`
 
 	// MovesInstance Whether the outcome has moved the instance, or will. If not, only the task changes. Only in the answers to `retry`

@@ -86,7 +86,7 @@ comment on column pawl.task.connection is 'by which its next call goes; what rec
 comment on column pawl.task.compensates is 'the number of the compensation that it carries out; null for the task of a state';
 comment on column pawl.task.entered_version is 'the step that its input is made from';
 comment on column pawl.task.result_version is 'the step that its outcome made';
-comment on column pawl.task.left_at is 'when its state was left before it ended';
+comment on column pawl.task.left_at is 'when its state was left before it ended; null again when it has moved the instance after an operator had it tried again';
 comment on column pawl.task.reopened is 'an operator has it tried again, or has said what happened, after it had ended';
 comment on column pawl.task.attempts is 'how often it was claimed';
 comment on column pawl.task.tries is 'how many attempts under the present key may have had an effect';

@@ -1,0 +1,75 @@
+package db_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/pawl-fsm/pawl/internal/bounded"
+)
+
+// Progress is kept as it was said: members that are null, too.
+func TestProgressIsKeptAsItIs(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	b.settle(b.one(), answered)
+	work := b.work("pack")
+	for _, c := range []struct{ said, kept any }{
+		{`{"step": null, "of": [{"done": null}]}`, `{"of": [{"done": null}], "step": null}`},
+		{nil, `{"of": [{"done": null}], "step": null}`},
+		{`null`, `null`},
+	} {
+		bounded.Exec(t, b.pool, "select pawl.heartbeat_work($1, $2, $3)", work["id"], work["lease"], c.said)
+		if got := b.task("pack", "progress"); got != c.kept {
+			t.Errorf("%v was kept as %s", c.said, got)
+		}
+	}
+}
+
+// The input of work may be what a path selects. It is an object: anything else ends the task before a worker has it.
+func TestInputIsAnObject(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ input, want string }{
+		{`"$.context"`, `{"a": {"b": 1}, "n": 7, "l": []}`},
+		{`"$.context.a"`, `{"b": 1}`},
+		{`{"$path": "$.context.a"}`, `{"b": 1}`},
+		{`"$.context.missing"`, `{}`},
+		{`"$.context.n"`, ""},
+		{`{"$path": "$.context.l"}`, ""},
+	} {
+		b := startOf(t, "t", `{"name": "t", "initial": "A", "states": {
+			"A": {"invoke": {"x": {"work": {"topic": "x", "input": `+c.input+`}, "deadline": "1h",
+				"done": [{"target": "B"}], "error": [{"target": "FAILED"}], "unknown": [{"target": "B"}]}}},
+			"B": {"type": "final"}, "FAILED": {"type": "final", "outcome": "failed"}}}`, `{"a": {"b": 1}, "n": 7, "l": []}`)
+		inputs := bounded.Value[string](t, b.pool, "select coalesce(string_agg(w.input::text, ' '), '') from pawl.claim_work('x', p_max => 10) w")
+		if want := strings.ReplaceAll(c.want, `{"a": {"b": 1}, "n": 7, "l": []}`, `{"a": {"b": 1}, "l": [], "n": 7}`); inputs != want {
+			t.Errorf("%s: the input is %s, want %s", c.input, inputs, want)
+		}
+		if c.want != "" {
+			continue
+		}
+		b.sweep()
+		b.wantState("FAILED")
+		if got := b.task("x", "problem"); got != "null" && !strings.Contains(got, "object") {
+			t.Errorf("%s: the problem is %s", c.input, got)
+		}
+		if got := b.task("x", "result ->> 'error'"); !strings.Contains(got, "object") {
+			t.Errorf("%s: the error is %s", c.input, got)
+		}
+	}
+}
+
+// A part of a path that is no text and no number, or that would lead elsewhere, ends the task, and says so.
+func TestPartOfAPathThatWillNotDo(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{
+		`".."`: "leads elsewhere", `"."`: "leads elsewhere", `""`: "is empty", `{}`: "no text and no number", `null`: "no text and no number",
+	} {
+		b := startOf(t, "trip", taskWorkflow, `{"price": 5, "order": `+value+`}`)
+		if calls := b.claim(); len(calls) > 0 {
+			t.Errorf("%s is called: %v", value, calls)
+		}
+		if got := b.task("charge", "problem"); !strings.Contains(got, want) {
+			t.Errorf("%s: the problem is %s, want %q", value, got, want)
+		}
+	}
+}
