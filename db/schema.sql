@@ -1797,7 +1797,8 @@ create view pawl.task_lane as
     ''::text AS connection,
     false AS ready,
     false AS half_open,
-    0 AS concurrency
+    0 AS concurrency,
+    false AS missing
   WHERE false;
 
 create view pawl.task_row as
@@ -1818,7 +1819,13 @@ create view pawl.task_row as
             WHEN (t.key_number > 1) THEN ('-'::text || t.key_number)
             ELSE ''::text
         END) AS key,
-    COALESCE(t.problem, ((t.result)::jsonb ->> 'error'::text), a.error) AS error,
+    COALESCE(t.problem,
+        CASE
+            WHEN ((t.due_at IS NULL) OR (t.connection IS NULL)) THEN NULL::text
+            WHEN (c.name IS NULL) THEN format('there is no connection %s'::text, t.connection)
+            WHEN (c.finding IS NOT NULL) THEN format('the connection %s cannot be used'::text, t.connection)
+            ELSE NULL::text
+        END, ((t.result)::jsonb ->> 'error'::text), a.error) AS error,
         CASE
             WHEN (t.leased_until IS NOT NULL) THEN t.worker
             ELSE NULL::text
@@ -1830,8 +1837,9 @@ create view pawl.task_row as
     t.left_at,
     t.created_at,
     t.ended_at
-   FROM (pawl.task t
-     LEFT JOIN pawl.task_attempt a ON ((((a.tenant_id)::text = (t.tenant_id)::text) AND (a.task_id = t.id) AND (a.number = t.attempts) AND (t.status <> 'done'::text))));
+   FROM ((pawl.task t
+     LEFT JOIN pawl.task_attempt a ON ((((a.tenant_id)::text = (t.tenant_id)::text) AND (a.task_id = t.id) AND (a.number = t.attempts) AND (t.status <> 'done'::text))))
+     LEFT JOIN pawl.connection c ON ((((c.tenant_id)::text = (t.tenant_id)::text) AND (c.name = t.connection))));
 
 create view pawl.task_settled as
  SELECT 0 AS ordinal,
@@ -7440,13 +7448,14 @@ begin
     v_looked := v_looked + 1;
     v_tenant := v_due.tenant_id;
     v_name := v_due.connection;
-    v_lane := (v_tenant, v_name, false, false, 0);
+    v_lane := (v_tenant, v_name, false, false, 0, false);
     if pawl_private.is_disabled(v_tenant) then
       v_name := null; -- The next tenant.
     elsif v_due.due_at <= v_now then
       select c.failures, c.circuit_open_until, c.concurrency into v_connection
       from pawl.connection c
       where c.tenant_id = v_tenant and c.name = v_name;
+      v_lane.missing := not found;
       if found then
         v_lane.ready := coalesce(v_connection.circuit_open_until <= v_now, true);
         v_lane.half_open := pawl_private.circuit_open_for(v_connection.failures, interval '1 second') is not null;
@@ -7575,11 +7584,18 @@ begin
         t.tenant_id, t.instance_id, t.id,
         case
           when t.problem like 'input: %' then jsonb_build_object('result', 'impossible', 'error', t.problem)
-          when t.deadline_at <= v_now then '{"result": "overdue", "error": "deadline"}'
+          when t.deadline_at <= v_now then jsonb_build_object('result', 'overdue', 'error', case
+            when t.due_at is null or t.connection is null then 'deadline'
+            when c.name is null then format('deadline; there is no connection %s', t.connection)
+            when c.finding is not null then format('deadline; the connection %s cannot be used', t.connection)
+            when c.circuit_open_until > v_now then format('deadline; the connection %s rests', t.connection)
+            else 'deadline'
+          end)
           when t.leased_until is null then '{"result": "expired", "error": "the time for which the service knows the key is over"}'
           else '{"result": "expired", "error": "lease-expired"}'
         end as report
       from pawl.task t
+      left join pawl.connection c on c.tenant_id = t.tenant_id and c.name = t.connection
       where t.look_at <= v_now and t.look_at is not null and t.tenant_id <> all (v_disabled)
       order by t.look_at
       limit greatest(p_limit, 0)

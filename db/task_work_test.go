@@ -3,6 +3,7 @@ package db_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -70,6 +71,36 @@ func TestPartOfAPathThatWillNotDo(t *testing.T) {
 		}
 		if got := b.task("charge", "problem"); !strings.Contains(got, want) {
 			t.Errorf("%s: the problem is %s, want %q", value, got, want)
+		}
+	}
+}
+
+// A call that was never made until its deadline says what it has waited for.
+func TestDeadlineOfACallThatWaits(t *testing.T) {
+	t.Parallel()
+	const connect = `select pawl.connection_put(p_tenant => 'default', p_name => 'psp', p_base_url => 'https://psp.example', p_auth => '{"type": "none"}',
+		p_secret => null, p_headers => '{}', p_timeout => null, p_concurrency => 32, p_tls_ca => null)`
+	for want, waits := range map[string][]string{
+		"deadline; there is no connection psp":        {},
+		"deadline":                                    {connect},
+		"deadline; the connection psp cannot be used": {connect, "select pawl.connection_finding('{default}', '{psp}', '{it has no secret}', '1 day')"},
+		"deadline; the connection psp rests":          {connect, "select pawl.connection_report('{default}', '{psp}', '{false}', '1 day') from generate_series(1, 5)"},
+	} {
+		b := startTasks(t)
+		for _, sql := range waits {
+			bounded.Exec(t, b.pool, sql)
+		}
+		b.advance(time.Minute)
+		if strings.HasSuffix(want, "rests") {
+			bounded.Exec(t, b.pool, "update pawl.connection set circuit_open_until = pawl.now() + interval '1 day'")
+		}
+		b.advance(15 * time.Minute)
+		b.sweep()
+		if got := b.task("charge", "status") + ": " + b.task("charge", "result ->> 'error'"); got != "error: "+want {
+			t.Errorf("the task ended as %s, want %s", got, want)
+		}
+		if got := bounded.Value[string](t, b.pool, "select error from pawl.task_row where instance_id = $1", b.id); got != want {
+			t.Errorf("the task says %s, want %s", got, want)
 		}
 	}
 }

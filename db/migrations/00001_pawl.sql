@@ -17011,7 +17011,7 @@ create index undoing_due_at_idx on pawl.undoing (due_at) where due_at is not nul
 
 -- task_lane, task_call, task_settled and work are shapes, as pawl.outcome_row is, and never hold rows.
 create view pawl.task_lane as
-select ''::text as tenant_id, ''::text as connection, false as ready, false as half_open, 0 as concurrency
+select ''::text as tenant_id, ''::text as connection, false as ready, false as half_open, 0 as concurrency, false as missing
 where false;
 
 create view pawl.task_call as
@@ -17037,18 +17037,27 @@ select
   null::text as traceparent
 where false;
 
--- task_row is a task as people see it. error: why it failed, or its last attempt.
+-- task_row is a task as people see it. error: why it failed, why it waits for its connection, or why its last attempt failed.
 create view pawl.task_row as
 select
   t.tenant_id, t.id, t.instance_id, t.workflow, t.workflow_version, t.state, t.name, (t.compensates is not null)::boolean as compensation,
   t.topic, t.connection, t.status, t.attempts,
   (t.id || case when t.key_number > 1 then '-' || t.key_number else '' end)::text as key,
-  coalesce(t.problem, t.result ->> 'error', a.error) as error,
+  coalesce(
+    t.problem,
+    case
+      when t.due_at is null or t.connection is null then null
+      when c.name is null then format('there is no connection %s', t.connection)
+      when c.finding is not null then format('the connection %s cannot be used', t.connection)
+    end,
+    t.result ->> 'error', a.error) as error,
   (case when t.leased_until is not null then t.worker end)::text as worker, t.progress, t.due_at, t.leased_until, t.deadline_at,
   t.left_at, t.created_at, t.ended_at
 from pawl.task t
 left join pawl.task_attempt a
-  on a.tenant_id = t.tenant_id and a.task_id = t.id and a.number = t.attempts and t.status <> 'done';
+  on a.tenant_id = t.tenant_id and a.task_id = t.id and a.number = t.attempts and t.status <> 'done'
+left join pawl.connection c
+  on c.tenant_id = t.tenant_id and c.name = t.connection;
 
 -- claimed_work is a task that a claim of pawl.work_claims got. It is a shape, and never holds rows.
 create view pawl.claimed_work as
@@ -18692,7 +18701,8 @@ $$;
 -- at in their order after p_after, until p_looks lanes have been looked at.
 -- Returns: one row per lane that was looked at, by tenant and connection: if these are p_looks, there may be more. ready: a
 --          task is due, the connection exists, its circuit is not open, and the tenant is not disabled, of which one lane is
---          looked at. half_open: one call at a time. concurrency: the most calls at once, in each process
+--          looked at. half_open: one call at a time. concurrency: the most calls at once, in each process. missing: a task is
+--          due, and there is no such connection
 -- +goose StatementBegin
 create function pawl.task_lanes(p_after text, p_looks integer) returns setof pawl.task_lane
 language plpgsql stable security definer
@@ -18735,13 +18745,14 @@ begin
     v_looked := v_looked + 1;
     v_tenant := v_due.tenant_id;
     v_name := v_due.connection;
-    v_lane := (v_tenant, v_name, false, false, 0);
+    v_lane := (v_tenant, v_name, false, false, 0, false);
     if pawl_private.is_disabled(v_tenant) then
       v_name := null; -- The next tenant.
     elsif v_due.due_at <= v_now then
       select c.failures, c.circuit_open_until, c.concurrency into v_connection
       from pawl.connection c
       where c.tenant_id = v_tenant and c.name = v_name;
+      v_lane.missing := not found;
       if found then
         v_lane.ready := coalesce(v_connection.circuit_open_until <= v_now, true);
         v_lane.half_open := pawl_private.circuit_open_for(v_connection.failures, interval '1 second') is not null;
@@ -18928,11 +18939,18 @@ begin
         t.tenant_id, t.instance_id, t.id,
         case
           when t.problem like 'input: %' then jsonb_build_object('result', 'impossible', 'error', t.problem)
-          when t.deadline_at <= v_now then '{"result": "overdue", "error": "deadline"}'
+          when t.deadline_at <= v_now then jsonb_build_object('result', 'overdue', 'error', case
+            when t.due_at is null or t.connection is null then 'deadline'
+            when c.name is null then format('deadline; there is no connection %s', t.connection)
+            when c.finding is not null then format('deadline; the connection %s cannot be used', t.connection)
+            when c.circuit_open_until > v_now then format('deadline; the connection %s rests', t.connection)
+            else 'deadline'
+          end)
           when t.leased_until is null then '{"result": "expired", "error": "the time for which the service knows the key is over"}'
           else '{"result": "expired", "error": "lease-expired"}'
         end as report
       from pawl.task t
+      left join pawl.connection c on c.tenant_id = t.tenant_id and c.name = t.connection
       where t.look_at <= v_now and t.look_at is not null and t.tenant_id <> all (v_disabled)
       order by t.look_at
       limit greatest(p_limit, 0)

@@ -1140,6 +1140,7 @@ type TaskLane struct {
 	Ready       bool
 	HalfOpen    bool
 	Concurrency int32
+	Missing     bool
 }
 
 type TaskRow struct {

@@ -2114,7 +2114,7 @@ type DiagnosedTask struct {
 	// EndedAt When it ended; null while it is open.
 	EndedAt *Timestamp `json:"ended_at"`
 
-	// Error Why the last attempt, or the task, failed; null if nothing has.
+	// Error Why the task failed, why it waits for its connection, or why the last attempt failed; null if nothing has.
 	Error *string `json:"error"`
 
 	// ID The id of the task.
@@ -3341,7 +3341,7 @@ type Task struct {
 	// EndedAt When it ended; null while it is open.
 	EndedAt *Timestamp `json:"ended_at"`
 
-	// Error Why the last attempt, or the task, failed; null if nothing has.
+	// Error Why the task failed, why it waits for its connection, or why the last attempt failed; null if nothing has.
 	Error *string `json:"error"`
 
 	// ID The id of the task.

@@ -188,6 +188,33 @@ func TestSecretThatCannotBeHad(t *testing.T) {
 	}
 }
 
+// Tasks wait for a connection that there is not, which they and the log say, and go on when there is one.
+func TestConnectionThatIsMissing(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, ok)
+	d := newDesk(t, `"retry": {"max": 1, "base": "1ms", "cap": "1ms"},`, p.URL)
+	bounded.Exec(t, d.pool, "select pawl.connection_delete('default', 'psp')")
+	var lines bounded.Lines
+	d.run(func(i *invoke.Config) { i.Logger = lines.Logger() })
+	id := d.create()
+	if line := lines.Find(t, "a connection"); !strings.Contains(line, "a connection cannot be used, so its tasks wait") || !strings.Contains(line, "there is no such connection") {
+		t.Errorf("it logs %s", line)
+	}
+	const why = "select error from pawl.task_row where instance_id = $1"
+	if got := bounded.Value[string](t, d.pool, why, id); got != "there is no connection psp" {
+		t.Errorf("the task says %s", got)
+	}
+	if list := d.attempts(id); len(list) > 0 {
+		t.Errorf("attempts: %q", list)
+	}
+	d.connect("psp", p.URL, `{"type": "none"}`, nil)
+	d.until(id, "DONE")
+	lines.Find(t, "a connection can be used again")
+	if got := bounded.Value[*string](t, d.pool, why, id); got != nil {
+		t.Errorf("the task, which is done, says %s", *got)
+	}
+}
+
 // A connection's certificates are trusted for its service, and HTTP/2 is spoken.
 func TestCertificate(t *testing.T) {
 	t.Parallel()
