@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
@@ -103,4 +104,22 @@ func TestDeadlineOfACallThatWaits(t *testing.T) {
 			t.Errorf("the task says %s, want %s", got, want)
 		}
 	}
+}
+
+// A process that dies in a call does not keep the task beyond its deadline: those who would still report have two seconds.
+func TestDeadlineOfACallOfTheDead(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	deadline := bounded.Value[time.Time](t, b.pool, "select deadline_at from pawl.task where instance_id = $1", b.id)
+	dbtest.SetClock(t, b.pool, deadline.Add(-time.Second))
+	if got := b.one()["timeout_seconds"].(float64); got != 1 {
+		t.Errorf("the call may take %v s, and the deadline leaves 1 s", got)
+	}
+	dbtest.SetClock(t, b.pool, deadline.Add(time.Second))
+	b.sweep()
+	b.wantTasks("charge sent")
+	dbtest.SetClock(t, b.pool, deadline.Add(2*time.Second))
+	b.sweep()
+	b.wantState("REVIEW")
+	b.wantTasks("charge unknown")
 }

@@ -54,7 +54,8 @@ begin
     lease = gen_random_uuid(),
     leased_until = p_now + p_for,
     leased_for = p_for,
-    look_at = case when t.topic is null then p_now + p_for else least(p_now + p_for, t.deadline_at) end,
+    -- A call that ends at the deadline has a moment to be reported.
+    look_at = least(p_now + p_for, t.deadline_at + case when t.topic is null then interval '2 seconds' else interval '0' end),
     worker = left(p_worker, 255),
     claim_key = nullif(p_claim_key, '')
   where t.tenant_id = p_task.tenant_id and t.id = p_task.id
