@@ -123,3 +123,37 @@ func TestDeadlineOfACallOfTheDead(t *testing.T) {
 	b.wantState("REVIEW")
 	b.wantTasks("charge unknown")
 }
+
+// A task whose outcome was refused moves the instance while that stays where the task was started, and not when it has come
+// back: then it has a task of its own.
+func TestOutcomeOfAnotherStay(t *testing.T) {
+	t.Parallel()
+	b := startWith(t, `{"name": "t", "initial": "A", "states": {
+		"A": {"invoke": {"x": {"work": {"topic": "x"}, "deadline": "1h",
+			"done": [{"target": "B", "assign": {"ok": "$.payload.body"}}], "error": [{"target": "B"}], "unknown": [{"target": "B"}]}},
+			"on": {"leave": [{"target": "C"}], "note": [{"assign": {"noted": true}}]}},
+		"B": {"invariant": "$.context.ok == true", "on": {"leave": [{"target": "C"}]}},
+		"C": {"on": {"back": [{"target": "A"}], "end": [{"target": "D"}]}}, "D": {"type": "final"}}}`)
+	work := b.work("x")
+	bounded.Exec(t, b.pool, "select pawl.complete_work($1, $2, 'false')", work["id"], work["lease"])
+	b.wantTasks("x done invariant-broken")
+	b.wantState("A")
+	const resolve = "select pawl.task_resolve('default', $1, 'done', 'true', 'it was found')"
+	b.fire("leave")
+	b.fire("back")
+	b.wantTasks("x done invariant-broken, x pending")
+	if bounded.Value[bool](t, b.pool, resolve, work["id"]) {
+		t.Error("an outcome of a stay that is over has moved the instance")
+	}
+	b.wantState("A")
+	b.wantTasks("x done, x pending")
+
+	// What only notes something does not end the stay.
+	work = b.work("x")
+	bounded.Exec(t, b.pool, "select pawl.complete_work($1, $2, 'false')", work["id"], work["lease"])
+	b.fire("note")
+	if !bounded.Value[bool](t, b.pool, resolve, work["id"]) {
+		t.Error("the outcome has not moved the instance")
+	}
+	b.wantState("B")
+}
