@@ -7483,9 +7483,11 @@ begin
   p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
   perform pawl_private.refuse_malformed(case
     when p_outcome not in ('done', 'error') or p_outcome is null then 'the outcome is done or error'
-    when octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) or pawl_private.is_too_deep(jsonb_build_object('body', p_result))
-      then 'the result is larger than the limit of payloads, or nested deeper than 63'
+    when pawl_private.is_too_deep(jsonb_build_object('body', p_result)) then 'a result is a JSON value, nested at most 63 deep'
   end);
+  if octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) then
+    perform pawl_private.raise_condition('payload-too-large', 'the result is larger than the limit of payloads');
+  end if;
   select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
   v_task := v_locked.task;
   v_before := v_task;

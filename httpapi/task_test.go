@@ -429,6 +429,7 @@ func TestOperateTasks(t *testing.T) {
 	a.says(again, 0, "fail", `, "error": "lost it", "outcome": "unknown"`).want(http.StatusOK)
 
 	a.do(http.MethodPost, task+"/resolve", `{"reason": "why", "outcome": "unknown"}`).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", "/outcome")
+	a.do(http.MethodPost, task+"/resolve", `{"reason": "why", "outcome": "done", "result": "`+strings.Repeat("x", 70000)+`"}`).want(http.StatusRequestEntityTooLarge, "too-large")
 	a.do(http.MethodPost, task+"/resolve", `{"reason": "it was found", "outcome": "done", "result": {"parcel": "P-1"}}`, "X-Actor", "dora").want(http.StatusOK).
 		wantAt("status", "done", "moves_instance", "true")
 	a.get("/v1/instances/"+id).wantAt("state", "PACKED", "context.parcel", "P-1")

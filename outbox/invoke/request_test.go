@@ -74,6 +74,30 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// The key goes out under the header that is declared for it, also if pawl has another use for that. What a definition says of
+// itself counts.
+func TestHeadersOfADefinition(t *testing.T) {
+	t.Parallel()
+	for _, header := range []string{"X-Correlation-Id", "Traceparent", "User-Agent", "Idempotency-Key"} {
+		t.Run(header, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t, ok)
+			d := newDesk(t, "", p.URL)
+			d.register(strings.NewReplacer(`"header": "Idempotency-Key"`, `"header": "`+header+`"`, `"X-Number": 1`, `"X-Number": 1, "User-Agent": "shop/2", "X-Correlation-Id": "cart"`).Replace(requesting))
+			id := bounded.Value[uuid.UUID](t, d.pool, `select (pawl.create_one('order', '{"order": "a", "price": 5}', p_correlation_id => 'order-7')).id`)
+			d.run()
+			d.until(id, "DONE")
+			wanted := map[string]string{"User-Agent": "shop/2", "X-Correlation-Id": "cart"}
+			wanted[header] = d.task(id).String()
+			for name, want := range wanted {
+				if got := strings.Join(p.asked()[0].header.Values(name), ", "); got != want {
+					t.Errorf("%s: %s, want %s", name, got, want)
+				}
+			}
+		})
+	}
+}
+
 // An attempt is one request: net/http, which repeats what it takes for harmless, is kept from that.
 func TestAttemptIsOneRequest(t *testing.T) {
 	t.Parallel()
