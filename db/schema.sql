@@ -844,7 +844,7 @@ comment on column pawl.task.connection is 'by which its next call goes; what rec
 comment on column pawl.task.compensates is 'the number of the compensation that it carries out; null for the task of a state';
 comment on column pawl.task.entered_version is 'the step that its input is made from';
 comment on column pawl.task.result_version is 'the step that its outcome made';
-comment on column pawl.task.left_at is 'when its state was left before it ended';
+comment on column pawl.task.left_at is 'when its state was left before it ended; null again when it has moved the instance after an operator had it tried again';
 comment on column pawl.task.reopened is 'an operator has it tried again, or has said what happened, after it had ended';
 comment on column pawl.task.attempts is 'how often it was claimed';
 comment on column pawl.task.tries is 'how many attempts under the present key may have had an effect';
@@ -1799,7 +1799,8 @@ create view pawl.task_lane as
     ''::text AS connection,
     false AS ready,
     false AS half_open,
-    0 AS concurrency
+    0 AS concurrency,
+    false AS missing
   WHERE false;
 
 create view pawl.task_row as
@@ -1820,7 +1821,13 @@ create view pawl.task_row as
             WHEN (t.key_number > 1) THEN ('-'::text || t.key_number)
             ELSE ''::text
         END) AS key,
-    COALESCE(t.problem, ((t.result)::jsonb ->> 'error'::text), a.error) AS error,
+    COALESCE(t.problem,
+        CASE
+            WHEN ((t.due_at IS NULL) OR (t.connection IS NULL)) THEN NULL::text
+            WHEN (c.name IS NULL) THEN format('there is no connection %s'::text, t.connection)
+            WHEN (c.finding IS NOT NULL) THEN format('the connection %s cannot be used'::text, t.connection)
+            ELSE NULL::text
+        END, ((t.result)::jsonb ->> 'error'::text), a.error) AS error,
         CASE
             WHEN (t.leased_until IS NOT NULL) THEN t.worker
             ELSE NULL::text
@@ -1832,8 +1839,9 @@ create view pawl.task_row as
     t.left_at,
     t.created_at,
     t.ended_at
-   FROM (pawl.task t
-     LEFT JOIN pawl.task_attempt a ON ((((a.tenant_id)::text = (t.tenant_id)::text) AND (a.task_id = t.id) AND (a.number = t.attempts) AND (t.status <> 'done'::text))));
+   FROM ((pawl.task t
+     LEFT JOIN pawl.task_attempt a ON ((((a.tenant_id)::text = (t.tenant_id)::text) AND (a.task_id = t.id) AND (a.number = t.attempts) AND (t.status <> 'done'::text))))
+     LEFT JOIN pawl.connection c ON ((((c.tenant_id)::text = (t.tenant_id)::text) AND (c.name = t.connection))));
 
 create view pawl.task_settled as
  SELECT 0 AS ordinal,
@@ -5003,7 +5011,8 @@ begin
   if octet_length(p_progress::text) > 4096 then
     perform pawl_private.refuse_malformed('progress has at most 4096 bytes');
   end if;
-  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_strip_nulls(jsonb_build_object('result', 'heartbeat', 'progress', p_progress)));
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_build_object('result', 'heartbeat')
+    || case when p_progress is not null then jsonb_build_object('progress', p_progress) else '{}' end);
 end
 $$;
 revoke execute on function pawl.heartbeat_work(uuid,uuid,jsonb,text) from public;
@@ -7443,13 +7452,14 @@ begin
     v_looked := v_looked + 1;
     v_tenant := v_due.tenant_id;
     v_name := v_due.connection;
-    v_lane := (v_tenant, v_name, false, false, 0);
+    v_lane := (v_tenant, v_name, false, false, 0, false);
     if pawl_private.is_disabled(v_tenant) then
       v_name := null; -- The next tenant.
     elsif v_due.due_at <= v_now then
       select c.failures, c.circuit_open_until, c.concurrency into v_connection
       from pawl.connection c
       where c.tenant_id = v_tenant and c.name = v_name;
+      v_lane.missing := not found;
       if found then
         v_lane.ready := coalesce(v_connection.circuit_open_until <= v_now, true);
         v_lane.half_open := pawl_private.circuit_open_for(v_connection.failures, interval '1 second') is not null;
@@ -7477,9 +7487,11 @@ begin
   p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
   perform pawl_private.refuse_malformed(case
     when p_outcome not in ('done', 'error') or p_outcome is null then 'the outcome is done or error'
-    when octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) or pawl_private.is_too_deep(jsonb_build_object('body', p_result))
-      then 'the result is larger than the limit of payloads, or nested deeper than 63'
+    when pawl_private.is_too_deep(jsonb_build_object('body', p_result)) then 'a result is a JSON value, nested at most 63 deep'
   end);
+  if octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) then
+    perform pawl_private.raise_condition('payload-too-large', 'the result is larger than the limit of payloads');
+  end if;
   select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
   v_task := v_locked.task;
   v_before := v_task;
@@ -7578,11 +7590,18 @@ begin
         t.tenant_id, t.instance_id, t.id,
         case
           when t.problem like 'input: %' then jsonb_build_object('result', 'impossible', 'error', t.problem)
-          when t.deadline_at <= v_now then '{"result": "overdue", "error": "deadline"}'
+          when t.deadline_at <= v_now then jsonb_build_object('result', 'overdue', 'error', case
+            when t.due_at is null or t.connection is null then 'deadline'
+            when c.name is null then format('deadline; there is no connection %s', t.connection)
+            when c.finding is not null then format('deadline; the connection %s cannot be used', t.connection)
+            when c.circuit_open_until > v_now then format('deadline; the connection %s rests', t.connection)
+            else 'deadline'
+          end)
           when t.leased_until is null then '{"result": "expired", "error": "the time for which the service knows the key is over"}'
           else '{"result": "expired", "error": "lease-expired"}'
         end as report
       from pawl.task t
+      left join pawl.connection c on c.tenant_id = t.tenant_id and c.name = t.connection
       where t.look_at <= v_now and t.look_at is not null and t.tenant_id <> all (v_disabled)
       order by t.look_at
       limit greatest(p_limit, 0)
@@ -8753,7 +8772,8 @@ begin
     lease = gen_random_uuid(),
     leased_until = p_now + p_for,
     leased_for = p_for,
-    look_at = case when t.topic is null then p_now + p_for else least(p_now + p_for, t.deadline_at) end,
+    -- A call that ends at the deadline has a moment to be reported.
+    look_at = least(p_now + p_for, t.deadline_at + case when t.topic is null then interval '2 seconds' else interval '0' end),
     worker = left(p_worker, 255),
     claim_key = nullif(p_claim_key, '')
   where t.tenant_id = p_task.tenant_id and t.id = p_task.id
@@ -9458,7 +9478,7 @@ declare
     ) then array['', 'each of done, error and unknown must have transitions, the last without a guard']
     when p_task ? 'work' and jsonb_typeof(p_task -> 'work') <> 'object' then array['/work', 'must be an object with a topic']
     when p_task ? 'work' and coalesce(p_task #>> '{work,topic}', '') !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['/work/topic', 'must be an identifier']
-    when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') <> 'object' then array['/work/input', 'must be an object']
+    when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') not in ('object', 'string') then array['/work/input', 'must be an object, or a path that selects one']
     when p_task ? 'work' and p_task ?| array['idempotency', 'timeout', 'success', 'reconcile']
       then array['', 'work has no idempotency, timeout, success and reconcile']
     when p_task ? 'idempotency' and (coalesce(p_task #>> '{idempotency,header}', '') !~ '^[A-Za-z0-9!#%&''*+.^_`|~-]{1,100}$' or p_task #> '{idempotency,window}' is null)
@@ -11357,7 +11377,7 @@ begin
     v_task := p_tasks[v_i];
     if v_codes[v_i] = 'applied' then
       update pawl.task t
-      set result_version = v_versions[v_i], reopened = false, problem = null
+      set result_version = v_versions[v_i], reopened = false, problem = null, left_at = case p_kind when 'result' then null else t.left_at end
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
       if v_task.status = 'done' and p_kind = 'result' then
         update pawl.compensation c set version = v_versions[v_i] where c.tenant_id = v_task.tenant_id and c.task_id = v_task.id;
@@ -12444,6 +12464,16 @@ as $$
   )
 $$;
 revoke execute on function pawl_private.is_plain(jsonb) from public;
+
+create function pawl_private.is_said(p_kept text, p_error text) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  p_error := left(p_error, 1000);
+  return p_kept is not distinct from p_error or starts_with(p_kept, concat_ws('; ', p_error, 'late: '));
+end
+$$;
+revoke execute on function pawl_private.is_said(text,text) from public;
 
 create function pawl_private.is_service() returns boolean
 language plpgsql stable
@@ -14701,12 +14731,15 @@ begin
         when v_task.look_at > v_now then 'too-early'
         else 'settled'
       end
-      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result
-        and (v_result <> 'completed' or v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')) then 'repeated'
+      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result and case v_result
+        when 'completed' then v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')
+        when 'failed' then pawl_private.is_said(v_attempt.error, v_report ->> 'error')
+        else true
+      end then 'repeated'
       when v_task.ended_at is not null then 'task-ended'
       -- A lease that ran out still holds. One that was given back, or whose attempt has failed, does not.
       when v_task.lease is null or v_task.lease is distinct from p_leases[v_i] or v_attempt.result <> 'expired'
-        or v_result = 'heartbeat' and v_task.leased_until is null then 'lease-superseded'
+        or v_result = 'heartbeat' and v_task.leased_until is null and v_task.status <> 'sent' then 'lease-superseded'
       when v_result = 'completed' and octet_length((v_report -> 'body')::text) > (select g.payload_limit from pawl.setting g)
         then 'payload-too-large'
       else 'settled'
@@ -14716,8 +14749,12 @@ begin
       v_lease := coalesce(pawl_private.report_seconds(v_report, 'lease'), v_task.leased_for);
       update pawl.task t
       set leased_until = least(v_now + v_lease, t.deadline_at), look_at = least(v_now + v_lease, t.deadline_at), leased_for = v_lease,
-        progress = coalesce(v_report -> 'progress', t.progress)
+        progress = coalesce(v_report -> 'progress', t.progress), due_at = null
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+      -- A lease that ran out, and that nobody has superseded, holds again.
+      update pawl.task_attempt a
+      set ended_at = null, result = null, error = null
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.number = v_task.attempts and a.result = 'expired';
     elsif v_code = 'settled' then
       select s.* into v_settled from pawl_private.settle_task(v_task, v_attempt.kind, v_report, v_now) s;
       v_task := v_settled.task;
@@ -14732,15 +14769,16 @@ begin
         end if;
       end if;
     elsif v_code in ('task-ended', 'lease-superseded') and v_result <> 'heartbeat' and p_leases is not null then
-      -- What comes too late is kept with its attempt.
+      -- What comes too late is kept with its attempt. To one that was completed it would add an error that it did not have.
       update pawl.task_attempt a
       set error = left(concat_ws('; ', a.error, 'late: ' || v_result, 'status ' || (v_report ->> 'status')), 1000)
-      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i] and coalesce(a.error, '') not like '%late: %';
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i]
+        and a.result is distinct from 'completed' and coalesce(a.error, '') not like '%late: %';
     end if;
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until
+    coalesce(t.status, ''), t.left_at is not null and not t.reopened, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
@@ -15401,10 +15439,9 @@ begin
   elsif v_task.topic is not null then
     v_verdict := case
       when v_result = 'completed' then 'done'
-      when v_result = 'failed' and p_report ->> 'outcome' is not null then p_report ->> 'outcome'
-      when v_result = 'failed' and not coalesce((p_report ->> 'retryable')::boolean, false) then 'error'
-      when v_task.tries < (v_spec ->> 'max')::integer then 'retry'
-      when v_result = 'failed' then 'error'
+      when v_task.tries < (v_spec ->> 'max')::integer and (v_result <> 'failed' or coalesce((p_report ->> 'retryable')::boolean, false))
+        then 'retry'
+      when v_result = 'failed' then coalesce(p_report ->> 'outcome', 'error')
       else 'unknown'
     end;
     if v_verdict = 'retry' then
@@ -15611,9 +15648,13 @@ begin
   for v_part in select e from jsonb_array_elements(p_request -> 'path') e loop
     if jsonb_typeof(v_part) = 'array' then
       v_value := pawl_private.value(p_document, v_part -> 0);
-      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') or v_value #>> '{}' in ('', '.', '..') then
+      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') then
         raise exception 'a part of the path has the value %, which is no text and no number', coalesce(v_value::text, 'nothing')
           using errcode = 'invalid_parameter_value';
+      elsif v_value = '""' then
+        raise exception 'a part of the path is empty' using errcode = 'invalid_parameter_value';
+      elsif v_value in ('"."', '".."') then
+        raise exception 'a part of the path has the value %, which leads elsewhere', v_value using errcode = 'invalid_parameter_value';
       end if;
       v_part := jsonb_build_array(v_value #>> '{}');
     end if;
@@ -15667,15 +15708,13 @@ create function pawl_private.task_stays(p_task pawl.task, p_instance pawl.instan
 language plpgsql stable
 as $$
 begin
-  return case
-    when p_task.result_version is null and p_task.left_at is null and p_instance.state = p_task.state then 'own'
-    when exists (
-      select from pawl.history h
-      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.result_version
-        and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
-    ) then case when p_instance.state = p_task.state then 'own' else 'outcome' end
-    else 'elsewhere'
-  end;
+  return coalesce((
+    select case when p_instance.state = p_task.state then 'own' else 'outcome' end
+    from pawl.history h
+    where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id
+      and h.version = case when p_task.result_version is null and p_task.left_at is null then p_task.entered_version else p_task.result_version end
+      and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
+  ), 'elsewhere');
 end
 $$;
 revoke execute on function pawl_private.task_stays(pawl.task,pawl.instance) from public;
@@ -16420,7 +16459,10 @@ begin
     v_spec := pawl_private.task_spec(v_task);
     v_step := pawl_private.task_step(v_task);
     begin
-      v_input := pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input');
+      v_input := coalesce(nullif(pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input'), 'null'), '{}');
+      if jsonb_typeof(v_input) <> 'object' then
+        raise exception 'it is of type %, and must be an object', jsonb_typeof(v_input) using errcode = 'invalid_parameter_value';
+      end if;
     exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
       perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
       continue;
@@ -16431,7 +16473,7 @@ begin
     end if;
     return query select
       v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
-      coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
+      v_input, v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
       v_step.correlation_id::text, nullif(pawl_private.task_traceparent(v_task), '');
   end loop;
 end

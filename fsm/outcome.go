@@ -221,7 +221,7 @@ func resultOf(o queries.Outcome, e *Error) (Result, error) {
 	case "task-not-found":
 		e.Kind, e.Message = NotFound, "there is no such task"
 	case "lease-superseded":
-		e.Kind, e.Message = LeaseSuperseded, "somebody else has claimed the task since; the work of this lease no longer counts"
+		e.Kind, e.Message = LeaseSuperseded, "the lease is not the newest of the task: it was given back, its attempt has failed, or somebody else has claimed the task since"
 	case "task-ended":
 		e.Kind, e.Message = TaskEnded, "the task has ended"
 	case "task-open":

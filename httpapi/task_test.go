@@ -115,10 +115,33 @@ func TestFailedWork(t *testing.T) {
 	a.says(claim, 0, "release", ``).want(http.StatusConflict, "lease-superseded")
 	a.says(second, 0, "fail", `, "error": "no paper", "retryable": true`).want(http.StatusOK).wantAt("status", "error")
 	a.get("/v1/instances/"+id).wantAt("state", "BROKEN", "version", "2")
+	a.says(second, 0, "fail", `, "error": "no paper", "retryable": true`).want(http.StatusOK).wantAt("status", "error")
+	a.says(second, 0, "fail", `, "error": "no ink", "retryable": true`).want(http.StatusConflict, "task-ended")
 
 	id = a.create("parcel", `{}`)
+	a.says(a.claim(1, 1), 0, "fail", `, "error": "busy", "retryable": true, "retry_in": "0s"`).want(http.StatusOK).wantAt("status", "sent")
 	a.says(a.claim(1, 1), 0, "fail", `, "error": "lost it", "outcome": "unknown"`).want(http.StatusOK).wantAt("status", "unknown")
 	a.get("/v1/instances/"+id).wantAt("state", "REVIEW")
+}
+
+// What the worker says of the outcome counts when there is no other attempt.
+func TestFailedWorkEndsAsItsWorkerSays(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.parcels()
+	id := a.create("parcel", `{}`)
+	first := a.claim(1, 1)
+	a.says(first, 0, "fail", `, "error": "no answer", "retryable": true, "retry_in": "1ms", "outcome": "unknown"`).want(http.StatusOK).wantAt("status", "sent")
+	a.says(first, 0, "fail", `, "error": "no ink", "outcome": "error"`).want(http.StatusConflict, "lease-superseded")
+	dbtest.Advance(t, a.pool, time.Second)
+	last := a.claim(1, 1)
+	a.says(first, 0, "complete", ``).want(http.StatusConflict, "lease-superseded")
+	a.says(last, 0, "fail", `, "error": "no answer", "retryable": true, "outcome": "unknown"`).want(http.StatusOK).wantAt("status", "unknown")
+	a.get("/v1/instances/"+id).wantAt("state", "REVIEW")
+
+	// The same again gets the same answer, whatever was refused meanwhile.
+	a.says(last, 0, "complete", ``).want(http.StatusConflict, "task-ended")
+	a.says(last, 0, "fail", `, "error": "no answer", "retryable": true, "outcome": "unknown"`).want(http.StatusOK).wantAt("status", "unknown")
 }
 
 // A task that was given back costs no attempt, however often that is said.
@@ -162,8 +185,27 @@ func TestLeases(t *testing.T) {
 	// A lease that ran out is good until another worker has the task.
 	dbtest.SetClock(t, a.pool, at.Add(90*time.Minute))
 	bounded.Exec(t, a.pool, "select pawl.task_sweep(10)")
-	a.says(claim, 0, "heartbeat", ``).want(http.StatusConflict, "lease-superseded")
+	task := "/v1/tasks/" + claim.at("tasks.0.id")
+	a.get(task).wantAt("worker", "null", "attempts.1.result", "expired")
+	a.says(claim, 0, "heartbeat", ``).want(http.StatusOK).wantAt("lease_expires_at", "2026-03-01T11:00:00.000000Z", "cancel_requested", "false")
+	a.get(task).wantAt("status", "sent", "worker", "w", "due_at", "null", "attempts.1.result", "null", "attempts.1.ended_at", "null", "attempts.1.error", "null")
+	a.claim(1, 0)
 	a.says(claim, 0, "complete", `, "result": {"parcel": "P"}`).want(http.StatusOK).wantAt("state", "PACKED")
+
+	id := a.create("parcel", `{}`)
+	first := a.claim(1, 1)
+	dbtest.SetClock(t, a.pool, at.Add(92*time.Minute))
+	bounded.Exec(t, a.pool, "select pawl.task_sweep(10)")
+	second := a.claim(1, 1)
+	a.says(first, 0, "heartbeat", ``).want(http.StatusConflict, "lease-superseded")
+	a.says(first, 0, "complete", ``).want(http.StatusConflict, "lease-superseded")
+	// The last attempt ran out, and nobody knows what became of it. A person has it tried again: an old lease does not.
+	dbtest.SetClock(t, a.pool, at.Add(94*time.Minute))
+	bounded.Exec(t, a.pool, "select pawl.task_sweep(10)")
+	a.get("/v1/instances/"+id).wantAt("state", "REVIEW")
+	a.says(second, 0, "heartbeat", ``).want(http.StatusConflict, "task-ended")
+	a.do(http.MethodPost, "/v1/tasks/"+second.at("tasks.0.id")+"/retry", `{"reason": "it is safe"}`).want(http.StatusOK)
+	a.says(second, 0, "heartbeat", ``).want(http.StatusConflict, "lease-superseded")
 }
 
 // A claim is repeated under its key until it is answered.
@@ -294,12 +336,13 @@ func TestClaimsAreChecked(t *testing.T) {
 	a := start(t)
 	for body, pointer := range map[string]string{
 		`{"worker": ""}`: "/worker", `{"worker": "w", "max": 0}`: "/max", `{"worker": "w", "max": 101}`: "/max", `{"worker": "w", "lease": "2h"}`: "/lease",
-		`{"worker": "w", "lease": "1ms"}`: "/lease", `{"worker": "w", "wait": "61s"}`: "/wait", `{"worker": "w", "wait": "soon"}`: "/wait",
+		`{"worker": "w", "lease": "1ms"}`: "/lease", `{"worker": "w", "lease": "0s"}`: "/lease", `{"worker": "w", "wait": "61s"}`: "/wait", `{"worker": "w", "wait": "soon"}`: "/wait",
 	} {
 		a.post("/v1/work/pack/claim", newKey(), body).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", pointer)
 	}
 	a.post("/v1/work/7up/claim", newKey(), `{"worker": "w"}`).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "topic")
 	a.do(http.MethodPost, "/v1/work/pack/claim", `{"worker": "w"}`).want(http.StatusBadRequest, "idempotency-key-required")
+	a.post("/v1/work/pack/claim", newKey(), `{"worker": "w", "wait": "0s"}`).want(http.StatusOK).wantAt("tasks", "[]")
 	a.post("/v1/work/"+strings.Repeat("x", 64)+"/claim", newKey(), `{"worker": "w"}`).want(http.StatusOK).wantAt("tasks", "[]")
 	a.post("/v1/work/"+strings.Repeat("x", 65)+"/claim", newKey(), `{"worker": "w"}`).want(http.StatusBadRequest, "malformed-request")
 
@@ -381,9 +424,12 @@ func TestOperateTasks(t *testing.T) {
 	a.do(http.MethodPost, task+"/retry", `{"reason": " "}`).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", "/reason")
 	a.do(http.MethodPost, task+"/retry", `{"reason": "it is safe"}`).want(http.StatusOK).wantAt("status", "pending", "moves_instance", "true")
 	again := a.claim(1, 1)
+	// Its outcome moves the instance, so its worker is not told to stop.
+	a.says(again, 0, "heartbeat", ``).want(http.StatusOK).wantAt("cancel_requested", "false")
 	a.says(again, 0, "fail", `, "error": "lost it", "outcome": "unknown"`).want(http.StatusOK)
 
 	a.do(http.MethodPost, task+"/resolve", `{"reason": "why", "outcome": "unknown"}`).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", "/outcome")
+	a.do(http.MethodPost, task+"/resolve", `{"reason": "why", "outcome": "done", "result": "`+strings.Repeat("x", 70000)+`"}`).want(http.StatusRequestEntityTooLarge, "too-large")
 	a.do(http.MethodPost, task+"/resolve", `{"reason": "it was found", "outcome": "done", "result": {"parcel": "P-1"}}`, "X-Actor", "dora").want(http.StatusOK).
 		wantAt("status", "done", "moves_instance", "true")
 	a.get("/v1/instances/"+id).wantAt("state", "PACKED", "context.parcel", "P-1")
@@ -402,6 +448,23 @@ func TestOperateTasks(t *testing.T) {
 	a.do(http.MethodPost, task+"/retry", `{"reason": "why"}`).want(http.StatusConflict, "transition-not-allowed")
 	a.do(http.MethodPost, task+"/resolve", `{"reason": "it was found", "outcome": "done"}`).want(http.StatusOK).wantAt("status", "done", "moves_instance", "false")
 	a.get("/v1/instances/"+id).wantAt("state", "DONE", "version", "3")
+}
+
+// A task that an operator had tried again, and that was done then, is as any that was done in time.
+func TestRetriedWorkIsDoneOnce(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.parcels()
+	id := a.create("parcel", `{}`)
+	claim := a.claim(1, 1)
+	task := "/v1/tasks/" + claim.at("tasks.0.id")
+	a.says(claim, 0, "fail", `, "error": "lost it", "outcome": "unknown"`).want(http.StatusOK)
+	a.do(http.MethodPost, task+"/retry", `{"reason": "it is safe"}`).want(http.StatusOK).wantAt("status", "pending", "moves_instance", "true")
+	a.says(a.claim(1, 1), 0, "complete", `, "result": {"parcel": "P-9"}`).want(http.StatusOK).wantAt("state", "PACKED")
+	a.get(task).want(http.StatusOK).wantAt("status", "done", "left_at", "null")
+	a.do(http.MethodPost, task+"/retry", `{"reason": "why"}`).want(http.StatusConflict, "task-ended")
+	a.do(http.MethodPost, task+"/resolve", `{"reason": "why", "outcome": "error"}`).want(http.StatusConflict, "task-ended")
+	a.get("/v1/instances/"+id).wantAt("state", "PACKED", "version", "3")
 }
 
 func TestCompensations(t *testing.T) {

@@ -21,14 +21,20 @@ func (p *principal) worksOn(topic string) (workflows []string, ok bool) {
 	return workflows, all || len(workflows) > 0
 }
 
-// boundedDuration parses an optional duration of the body that is at most most.
-func boundedDuration(pointer string, text *string, most time.Duration) (time.Duration, error) {
-	d, err := durationAt(pointer, text)
-	if err == nil && d > most {
+// delayAt parses an optional duration of the body that is at most most, and may be no time at all.
+func delayAt(pointer string, text *string, most time.Duration) (time.Duration, error) {
+	if text == nil {
+		return 0, nil
+	}
+	d, err := definition.ParseDelay(*text)
+	if err != nil {
+		return 0, malformedAt(pointer, err.Error(), err.Error())
+	}
+	if d > most {
 		detail := fmt.Sprintf("must be at most %s", definition.FormatDuration(most))
 		return 0, malformedAt(pointer, pointer+" "+detail, detail)
 	}
-	return d, err
+	return d, nil
 }
 
 // ClaimWork gives a worker tasks, and waits for some.
@@ -42,10 +48,10 @@ func (s *server) ClaimWork(ctx context.Context, in ClaimWorkRequestObject) (Clai
 		c.Max = *body.Max
 	}
 	var err error
-	if c.Lease, err = boundedDuration("/lease", body.Lease, task.MaxLease); err != nil {
+	if c.Lease, err = durationAt("/lease", body.Lease); err != nil {
 		return nil, err
 	}
-	wait, err := boundedDuration("/wait", body.Wait, maxWait)
+	wait, err := delayAt("/wait", body.Wait, maxWait)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +145,7 @@ func (s *server) FailTask(ctx context.Context, in FailTaskRequestObject) (FailTa
 	}
 	f := task.Failure{Error: body.Error, Retryable: value(body.Retryable), Outcome: task.Outcome(value(body.Outcome))}
 	if body.RetryIn != nil {
-		in, err := boundedDuration("/retry_in", body.RetryIn, task.MaxRetryIn)
+		in, err := delayAt("/retry_in", body.RetryIn, task.MaxRetryIn)
 		if err != nil {
 			return nil, err
 		}

@@ -160,7 +160,7 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('principal-changed', 'unavailable', 'PW40A', null),
   ('task-not-found', 'not-found', 'PW40K', 'there is no such task'),
   ('lease-superseded', 'lease-superseded', 'PW40S',
-    'somebody else has claimed the task since; the work of this lease no longer counts'),
+    'the lease is not the newest of the task: it was given back, its attempt has failed, or somebody else has claimed the task since'),
   ('task-ended', 'task-ended', 'PW40D', 'the task has ended'),
   ('task-open', 'task-ended', 'PW40D', 'the task is under way; wait for its end'),
   ('consumer-led', 'internal', 'PW40L', null),
@@ -2623,7 +2623,7 @@ declare
     ) then array['', 'each of done, error and unknown must have transitions, the last without a guard']
     when p_task ? 'work' and jsonb_typeof(p_task -> 'work') <> 'object' then array['/work', 'must be an object with a topic']
     when p_task ? 'work' and coalesce(p_task #>> '{work,topic}', '') !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['/work/topic', 'must be an identifier']
-    when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') <> 'object' then array['/work/input', 'must be an object']
+    when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') not in ('object', 'string') then array['/work/input', 'must be an object, or a path that selects one']
     when p_task ? 'work' and p_task ?| array['idempotency', 'timeout', 'success', 'reconcile']
       then array['', 'work has no idempotency, timeout, success and reconcile']
     when p_task ? 'idempotency' and (coalesce(p_task #>> '{idempotency,header}', '') !~ '^[A-Za-z0-9!#%&''*+.^_`|~-]{1,100}$' or p_task #> '{idempotency,window}' is null)
@@ -16934,7 +16934,7 @@ comment on column pawl.task.connection is 'by which its next call goes; what rec
 comment on column pawl.task.compensates is 'the number of the compensation that it carries out; null for the task of a state';
 comment on column pawl.task.entered_version is 'the step that its input is made from';
 comment on column pawl.task.result_version is 'the step that its outcome made';
-comment on column pawl.task.left_at is 'when its state was left before it ended';
+comment on column pawl.task.left_at is 'when its state was left before it ended; null again when it has moved the instance after an operator had it tried again';
 comment on column pawl.task.reopened is 'an operator has it tried again, or has said what happened, after it had ended';
 comment on column pawl.task.attempts is 'how often it was claimed';
 comment on column pawl.task.tries is 'how many attempts under the present key may have had an effect';
@@ -17043,7 +17043,7 @@ create index undoing_due_at_idx on pawl.undoing (due_at) where due_at is not nul
 
 -- task_lane, task_call, task_settled and work are shapes, as pawl.outcome_row is, and never hold rows.
 create view pawl.task_lane as
-select ''::text as tenant_id, ''::text as connection, false as ready, false as half_open, 0 as concurrency
+select ''::text as tenant_id, ''::text as connection, false as ready, false as half_open, 0 as concurrency, false as missing
 where false;
 
 create view pawl.task_call as
@@ -17069,18 +17069,27 @@ select
   null::text as traceparent
 where false;
 
--- task_row is a task as people see it. error: why it failed, or its last attempt.
+-- task_row is a task as people see it. error: why it failed, why it waits for its connection, or why its last attempt failed.
 create view pawl.task_row as
 select
   t.tenant_id, t.id, t.instance_id, t.workflow, t.workflow_version, t.state, t.name, (t.compensates is not null)::boolean as compensation,
   t.topic, t.connection, t.status, t.attempts,
   (t.id || case when t.key_number > 1 then '-' || t.key_number else '' end)::text as key,
-  coalesce(t.problem, t.result ->> 'error', a.error) as error,
+  coalesce(
+    t.problem,
+    case
+      when t.due_at is null or t.connection is null then null
+      when c.name is null then format('there is no connection %s', t.connection)
+      when c.finding is not null then format('the connection %s cannot be used', t.connection)
+    end,
+    t.result ->> 'error', a.error) as error,
   (case when t.leased_until is not null then t.worker end)::text as worker, t.progress, t.due_at, t.leased_until, t.deadline_at,
   t.left_at, t.created_at, t.ended_at
 from pawl.task t
 left join pawl.task_attempt a
-  on a.tenant_id = t.tenant_id and a.task_id = t.id and a.number = t.attempts and t.status <> 'done';
+  on a.tenant_id = t.tenant_id and a.task_id = t.id and a.number = t.attempts and t.status <> 'done'
+left join pawl.connection c
+  on c.tenant_id = t.tenant_id and c.name = t.connection;
 
 -- claimed_work is a task that a claim of pawl.work_claims got. It is a shape, and never holds rows.
 create view pawl.claimed_work as
@@ -17214,9 +17223,13 @@ begin
   for v_part in select e from jsonb_array_elements(p_request -> 'path') e loop
     if jsonb_typeof(v_part) = 'array' then
       v_value := pawl_private.value(p_document, v_part -> 0);
-      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') or v_value #>> '{}' in ('', '.', '..') then
+      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') then
         raise exception 'a part of the path has the value %, which is no text and no number', coalesce(v_value::text, 'nothing')
           using errcode = 'invalid_parameter_value';
+      elsif v_value = '""' then
+        raise exception 'a part of the path is empty' using errcode = 'invalid_parameter_value';
+      elsif v_value in ('"."', '".."') then
+        raise exception 'a part of the path has the value %, which leads elsewhere', v_value using errcode = 'invalid_parameter_value';
       end if;
       v_part := jsonb_build_array(v_value #>> '{}');
     end if;
@@ -17427,7 +17440,8 @@ begin
     lease = gen_random_uuid(),
     leased_until = p_now + p_for,
     leased_for = p_for,
-    look_at = case when t.topic is null then p_now + p_for else least(p_now + p_for, t.deadline_at) end,
+    -- A call that ends at the deadline has a moment to be reported.
+    look_at = least(p_now + p_for, t.deadline_at + case when t.topic is null then interval '2 seconds' else interval '0' end),
     worker = left(p_worker, 255),
     claim_key = nullif(p_claim_key, '')
   where t.tenant_id = p_task.tenant_id and t.id = p_task.id
@@ -17546,7 +17560,10 @@ begin
     v_spec := pawl_private.task_spec(v_task);
     v_step := pawl_private.task_step(v_task);
     begin
-      v_input := pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input');
+      v_input := coalesce(nullif(pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input'), 'null'), '{}');
+      if jsonb_typeof(v_input) <> 'object' then
+        raise exception 'it is of type %, and must be an object', jsonb_typeof(v_input) using errcode = 'invalid_parameter_value';
+      end if;
     exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
       perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
       continue;
@@ -17557,7 +17574,7 @@ begin
     end if;
     return query select
       v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
-      coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
+      v_input, v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
       v_step.correlation_id::text, nullif(pawl_private.task_traceparent(v_task), '');
   end loop;
 end
@@ -17681,10 +17698,9 @@ begin
   elsif v_task.topic is not null then
     v_verdict := case
       when v_result = 'completed' then 'done'
-      when v_result = 'failed' and p_report ->> 'outcome' is not null then p_report ->> 'outcome'
-      when v_result = 'failed' and not coalesce((p_report ->> 'retryable')::boolean, false) then 'error'
-      when v_task.tries < (v_spec ->> 'max')::integer then 'retry'
-      when v_result = 'failed' then 'error'
+      when v_task.tries < (v_spec ->> 'max')::integer and (v_result <> 'failed' or coalesce((p_report ->> 'retryable')::boolean, false))
+        then 'retry'
+      when v_result = 'failed' then coalesce(p_report ->> 'outcome', 'error')
       else 'unknown'
     end;
     if v_verdict = 'retry' then
@@ -17797,15 +17813,13 @@ create function pawl_private.task_stays(p_task pawl.task, p_instance pawl.instan
 language plpgsql stable
 as $$
 begin
-  return case
-    when p_task.result_version is null and p_task.left_at is null and p_instance.state = p_task.state then 'own'
-    when exists (
-      select from pawl.history h
-      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.result_version
-        and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
-    ) then case when p_instance.state = p_task.state then 'own' else 'outcome' end
-    else 'elsewhere'
-  end;
+  return coalesce((
+    select case when p_instance.state = p_task.state then 'own' else 'outcome' end
+    from pawl.history h
+    where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id
+      and h.version = case when p_task.result_version is null and p_task.left_at is null then p_task.entered_version else p_task.result_version end
+      and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
+  ), 'elsewhere');
 end
 $$;
 -- +goose StatementEnd
@@ -18000,7 +18014,7 @@ begin
     v_task := p_tasks[v_i];
     if v_codes[v_i] = 'applied' then
       update pawl.task t
-      set result_version = v_versions[v_i], reopened = false, problem = null
+      set result_version = v_versions[v_i], reopened = false, problem = null, left_at = case p_kind when 'result' then null else t.left_at end
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
       if v_task.status = 'done' and p_kind = 'result' then
         update pawl.compensation c set version = v_versions[v_i] where c.tenant_id = v_task.tenant_id and c.task_id = v_task.id;
@@ -18106,6 +18120,18 @@ end
 $$;
 -- +goose StatementEnd
 
+-- is_said says whether an attempt was reported with an error. What came too late was added to it.
+-- +goose StatementBegin
+create function pawl_private.is_said(p_kept text, p_error text) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  p_error := left(p_error, 1000);
+  return p_kept is not distinct from p_error or starts_with(p_kept, concat_ws('; ', p_error, 'late: '));
+end
+$$;
+-- +goose StatementEnd
+
 -- settle_tasks settles reports of tasks, as pawl.task_settle does. It locks the instances first. A heartbeat moves nothing,
 -- and so locks no instance.
 -- p_leases: null for task_sweep, which settles what it must look at, whatever the lease is
@@ -18190,12 +18216,15 @@ begin
         when v_task.look_at > v_now then 'too-early'
         else 'settled'
       end
-      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result
-        and (v_result <> 'completed' or v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')) then 'repeated'
+      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result and case v_result
+        when 'completed' then v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')
+        when 'failed' then pawl_private.is_said(v_attempt.error, v_report ->> 'error')
+        else true
+      end then 'repeated'
       when v_task.ended_at is not null then 'task-ended'
       -- A lease that ran out still holds. One that was given back, or whose attempt has failed, does not.
       when v_task.lease is null or v_task.lease is distinct from p_leases[v_i] or v_attempt.result <> 'expired'
-        or v_result = 'heartbeat' and v_task.leased_until is null then 'lease-superseded'
+        or v_result = 'heartbeat' and v_task.leased_until is null and v_task.status <> 'sent' then 'lease-superseded'
       when v_result = 'completed' and octet_length((v_report -> 'body')::text) > (select g.payload_limit from pawl.setting g)
         then 'payload-too-large'
       else 'settled'
@@ -18205,8 +18234,12 @@ begin
       v_lease := coalesce(pawl_private.report_seconds(v_report, 'lease'), v_task.leased_for);
       update pawl.task t
       set leased_until = least(v_now + v_lease, t.deadline_at), look_at = least(v_now + v_lease, t.deadline_at), leased_for = v_lease,
-        progress = coalesce(v_report -> 'progress', t.progress)
+        progress = coalesce(v_report -> 'progress', t.progress), due_at = null
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+      -- A lease that ran out, and that nobody has superseded, holds again.
+      update pawl.task_attempt a
+      set ended_at = null, result = null, error = null
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.number = v_task.attempts and a.result = 'expired';
     elsif v_code = 'settled' then
       select s.* into v_settled from pawl_private.settle_task(v_task, v_attempt.kind, v_report, v_now) s;
       v_task := v_settled.task;
@@ -18221,15 +18254,16 @@ begin
         end if;
       end if;
     elsif v_code in ('task-ended', 'lease-superseded') and v_result <> 'heartbeat' and p_leases is not null then
-      -- What comes too late is kept with its attempt.
+      -- What comes too late is kept with its attempt. To one that was completed it would add an error that it did not have.
       update pawl.task_attempt a
       set error = left(concat_ws('; ', a.error, 'late: ' || v_result, 'status ' || (v_report ->> 'status')), 1000)
-      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i] and coalesce(a.error, '') not like '%late: %';
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i]
+        and a.result is distinct from 'completed' and coalesce(a.error, '') not like '%late: %';
     end if;
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until
+    coalesce(t.status, ''), t.left_at is not null and not t.reopened, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
@@ -18551,7 +18585,7 @@ $$;
 
 -- fail_work says that a task was not done, in the caller's transaction.
 -- p_retryable: whether it may be tried again, if its definition allows that. p_retry_in: not before; null for a random wait
--- p_outcome:   error or unknown, to end it at once; null to let the definition decide
+-- p_outcome:   how it ends if there is no other attempt: error, as by default, or unknown
 -- Returns: the instance as it became
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
 -- Locks:   instance (for no key update), then task
@@ -18596,7 +18630,8 @@ begin
   if octet_length(p_progress::text) > 4096 then
     perform pawl_private.refuse_malformed('progress has at most 4096 bytes');
   end if;
-  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_strip_nulls(jsonb_build_object('result', 'heartbeat', 'progress', p_progress)));
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_build_object('result', 'heartbeat')
+    || case when p_progress is not null then jsonb_build_object('progress', p_progress) else '{}' end);
 end
 $$;
 -- +goose StatementEnd
@@ -18697,7 +18732,8 @@ $$;
 -- at in their order after p_after, until p_looks lanes have been looked at.
 -- Returns: one row per lane that was looked at, by tenant and connection: if these are p_looks, there may be more. ready: a
 --          task is due, the connection exists, its circuit is not open, and the tenant is not disabled, of which one lane is
---          looked at. half_open: one call at a time. concurrency: the most calls at once, in each process
+--          looked at. half_open: one call at a time. concurrency: the most calls at once, in each process. missing: a task is
+--          due, and there is no such connection
 -- +goose StatementBegin
 create function pawl.task_lanes(p_after text, p_looks integer) returns setof pawl.task_lane
 language plpgsql stable security definer
@@ -18740,13 +18776,14 @@ begin
     v_looked := v_looked + 1;
     v_tenant := v_due.tenant_id;
     v_name := v_due.connection;
-    v_lane := (v_tenant, v_name, false, false, 0);
+    v_lane := (v_tenant, v_name, false, false, 0, false);
     if pawl_private.is_disabled(v_tenant) then
       v_name := null; -- The next tenant.
     elsif v_due.due_at <= v_now then
       select c.failures, c.circuit_open_until, c.concurrency into v_connection
       from pawl.connection c
       where c.tenant_id = v_tenant and c.name = v_name;
+      v_lane.missing := not found;
       if found then
         v_lane.ready := coalesce(v_connection.circuit_open_until <= v_now, true);
         v_lane.half_open := pawl_private.circuit_open_for(v_connection.failures, interval '1 second') is not null;
@@ -18767,7 +18804,7 @@ $$;
 -- p_outcome: done or error. p_result: what the definition reads as $.payload.body
 -- Returns: whether it moved the instance
 -- Raises:  what pawl_private.operating raises; PW40K task-not-found; PW40D task-ended if it was cancelled, was done and moved the instance, or
---          undoes a step that is undone or that a later task undoes; PW400
+--          undoes a step that is undone or that a later task undoes; PW400; PW413
 -- Locks:   instance (for no key update), then task
 -- Writes:  task, audit, what fire writes
 -- +goose StatementBegin
@@ -18789,9 +18826,11 @@ begin
   p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
   perform pawl_private.refuse_malformed(case
     when p_outcome not in ('done', 'error') or p_outcome is null then 'the outcome is done or error'
-    when octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) or pawl_private.is_too_deep(jsonb_build_object('body', p_result))
-      then 'the result is larger than the limit of payloads, or nested deeper than 63'
+    when pawl_private.is_too_deep(jsonb_build_object('body', p_result)) then 'a result is a JSON value, nested at most 63 deep'
   end);
+  if octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) then
+    perform pawl_private.raise_condition('payload-too-large', 'the result is larger than the limit of payloads');
+  end if;
   select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
   v_task := v_locked.task;
   v_before := v_task;
@@ -18882,11 +18921,13 @@ $$;
 --   lost       {error}: the call may have been made
 --   postponed  {error, seconds}: there was no attempt; it may be claimed again after so many seconds
 --   completed  {body}: of work: it was done
---   failed     {error, retryable, retry_in, outcome}: of work. retry_in: seconds; outcome: error or unknown, at once
+--   failed     {error, retryable, retry_in, outcome}: of work. retry_in: seconds; outcome: how it ends if there is no other
+--              attempt, error or unknown
 --   released   of work: it is given back, and costs no attempt
 --   heartbeat  {progress, lease}: of work: it goes on. lease: seconds; as long as it was if left out
 -- Returns: one row per report, in no order. code: 'settled'; 'repeated': it was settled so before; 'task-not-found';
---          'lease-superseded'; 'task-ended': it has ended otherwise; 'payload-too-large'. late: its state was left before
+--          'lease-superseded'; 'task-ended': it has ended otherwise; 'payload-too-large'. late: its state was left before, and
+--          no operator has it tried again
 -- Raises:  what fire raises
 -- Locks:   instance (for no key update, by id), undoing, compensation, task
 -- Writes:  task, task_attempt, compensation, undoing, what fire writes
@@ -18931,11 +18972,18 @@ begin
         t.tenant_id, t.instance_id, t.id,
         case
           when t.problem like 'input: %' then jsonb_build_object('result', 'impossible', 'error', t.problem)
-          when t.deadline_at <= v_now then '{"result": "overdue", "error": "deadline"}'
+          when t.deadline_at <= v_now then jsonb_build_object('result', 'overdue', 'error', case
+            when t.due_at is null or t.connection is null then 'deadline'
+            when c.name is null then format('deadline; there is no connection %s', t.connection)
+            when c.finding is not null then format('deadline; the connection %s cannot be used', t.connection)
+            when c.circuit_open_until > v_now then format('deadline; the connection %s rests', t.connection)
+            else 'deadline'
+          end)
           when t.leased_until is null then '{"result": "expired", "error": "the time for which the service knows the key is over"}'
           else '{"result": "expired", "error": "lease-expired"}'
         end as report
       from pawl.task t
+      left join pawl.connection c on c.tenant_id = t.tenant_id and c.name = t.connection
       where t.look_at <= v_now and t.look_at is not null and t.tenant_id <> all (v_disabled)
       order by t.look_at
       limit greatest(p_limit, 0)

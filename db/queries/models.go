@@ -1062,7 +1062,7 @@ type Task struct {
 	// the step that its outcome made
 	ResultVersion *int64
 	Status        string
-	// when its state was left before it ended
+	// when its state was left before it ended; null again when it has moved the instance after an operator had it tried again
 	LeftAt *time.Time
 	// an operator has it tried again, or has said what happened, after it had ended
 	Reopened bool
@@ -1140,6 +1140,7 @@ type TaskLane struct {
 	Ready       bool
 	HalfOpen    bool
 	Concurrency int32
+	Missing     bool
 }
 
 type TaskRow struct {

@@ -326,7 +326,7 @@ func (q *Queries) TaskClaim(ctx context.Context, arg TaskClaimParams) ([]TaskCal
 }
 
 const taskLanes = `-- name: TaskLanes :many
-select tenant_id, connection, ready, half_open, concurrency from pawl.task_lanes(p_after => $1::text, p_looks => $2::integer)
+select tenant_id, connection, ready, half_open, concurrency, missing from pawl.task_lanes(p_after => $1::text, p_looks => $2::integer)
 `
 
 type TaskLanesParams struct {
@@ -349,6 +349,7 @@ func (q *Queries) TaskLanes(ctx context.Context, arg TaskLanesParams) ([]TaskLan
 			&i.Ready,
 			&i.HalfOpen,
 			&i.Concurrency,
+			&i.Missing,
 		); err != nil {
 			return nil, err
 		}

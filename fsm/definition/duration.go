@@ -51,6 +51,14 @@ func ParseDuration(text string) (time.Duration, error) {
 	return d.Exact, nil
 }
 
+// ParseDelay reads a duration as ParseDuration does, or one that is no time at all, such as "0s".
+func ParseDelay(text string) (time.Duration, error) {
+	if d, err := readDuration(text); err == nil && d == (Duration{}) {
+		return 0, nil
+	}
+	return ParseDuration(text)
+}
+
 // ParseCalendarDuration reads a duration as ParseDuration does, and also months (mo) and years (y). A month counts
 // as a twelfth of 365 days where the duration is compared with MaxDuration.
 func ParseCalendarDuration(text string) (Duration, error) {

@@ -17,8 +17,8 @@ import (
 const (
 	// maxClaimed is how many tasks a claim may ask for.
 	maxClaimed = 100
-	// minLease and MaxLease bound a lease.
-	minLease, MaxLease = time.Second, time.Hour
+	// minLease and maxLease bound a lease.
+	minLease, maxLease = time.Second, time.Hour
 	// maxTopic is how long a topic may be.
 	maxTopic = 64
 
@@ -86,7 +86,7 @@ func (c *ClaimCommand) check() error {
 		return fsm.MalformedAt("/worker", "must have at least 1 character")
 	case c.Max < 1 || c.Max > maxClaimed:
 		return fsm.MalformedAt("/max", "must be from 1 to 100")
-	case c.Lease != 0 && (c.Lease < minLease || c.Lease > MaxLease):
+	case c.Lease != 0 && (c.Lease < minLease || c.Lease > maxLease):
 		return fsm.MalformedAt("/lease", "must be from 1s to 1h")
 	}
 	if err := fsm.CheckKey(c.Key); err != nil {

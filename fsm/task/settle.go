@@ -96,7 +96,7 @@ func (s *Service) Release(ctx context.Context, tenant string, id, lease uuid.UUI
 }
 
 // Heartbeat lets a lease begin anew, and returns when it is over. left is whether the instance has left the state of the
-// task. The progress is any JSON of at most maxProgress bytes; nil leaves what is there.
+// task, and no operator has it tried again. The progress is any JSON of at most maxProgress bytes; nil leaves what is there.
 // Kinds: NotFound, LeaseSuperseded, TaskEnded, TooLarge, Unavailable.
 func (s *Service) Heartbeat(ctx context.Context, tenant string, id, lease uuid.UUID, progress json.RawMessage) (until time.Time, left bool, err error) {
 	if len(progress) > maxProgress {

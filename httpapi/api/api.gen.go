@@ -1457,7 +1457,7 @@ type ClaimRequest struct {
 	// Max How many tasks at most. The default is 1.
 	Max *int `json:"max,omitempty"`
 
-	// Wait How long to wait for a task if there is none, as a duration of at most `60s`. The default is not to wait.
+	// Wait How long to wait for a task if there is none, as a duration of at most `60s`. The default, `0s`, is not to wait.
 	Wait *string `json:"wait,omitempty"`
 
 	// Worker The name of the worker, for people.
@@ -2118,7 +2118,7 @@ type DiagnosedTask struct {
 	// EndedAt When it ended; null while it is open.
 	EndedAt *Timestamp `json:"ended_at"`
 
-	// Error Why the last attempt, or the task, failed; null if nothing has.
+	// Error Why the task failed, why it waits for its connection, or why the last attempt failed; null if nothing has.
 	Error *string `json:"error"`
 
 	// ID The id of the task.
@@ -2267,7 +2267,7 @@ type FailRequest struct {
 	// have had one.
 	Outcome *FailRequestOutcome `json:"outcome,omitempty"`
 
-	// RetryIn With `retryable`, when to try again at the earliest, as a duration of at most `24h`.
+	// RetryIn With `retryable`, when to try again at the earliest, as a duration from `0s` to `24h`.
 	RetryIn *string `json:"retry_in,omitempty"`
 
 	// Retryable Whether another attempt may succeed. The default is false.
@@ -2472,7 +2472,7 @@ type HealthStatus string
 
 // Heartbeat A lease that was extended.
 type Heartbeat struct {
-	// CancelRequested Whether the instance has left the state of the task.
+	// CancelRequested Whether the instance has left the state of the task, and no operator has it tried again.
 	CancelRequested bool `json:"cancel_requested"`
 
 	// LeaseExpiresAt When the lease is over unless there is another heartbeat.
@@ -3345,7 +3345,7 @@ type Task struct {
 	// EndedAt When it ended; null while it is open.
 	EndedAt *Timestamp `json:"ended_at"`
 
-	// Error Why the last attempt, or the task, failed; null if nothing has.
+	// Error Why the task failed, why it waits for its connection, or why the last attempt failed; null if nothing has.
 	Error *string `json:"error"`
 
 	// ID The id of the task.
@@ -3360,7 +3360,8 @@ type Task struct {
 	// LeaseExpiresAt When the lease is over; null if nobody has one.
 	LeaseExpiresAt *Timestamp `json:"lease_expires_at"`
 
-	// LeftAt When the instance left the state while the task was open; null if it has not. Such a task is late.
+	// LeftAt When the instance left the state while the task was open; null if it has not. Such a task is late, unless an
+	// operator has it tried again: then it is null once the outcome has moved the instance.
 	LeftAt *Timestamp `json:"left_at"`
 
 	// MovesInstance Whether the outcome has moved the instance, or will. If not, only the task changes. Only in the answers to `retry`

@@ -153,7 +153,7 @@ func (c *connections) find(ctx context.Context, q *queries.Queries, keys []conne
 			found[key] = conn
 		}
 		if finding == "" && !row.Resting {
-			delete(c.reported, key)
+			c.report(ctx, key, "")
 			continue
 		}
 		findings.Tenants, findings.Names = append(findings.Tenants, key.tenant), append(findings.Names, key.name)

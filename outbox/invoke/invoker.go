@@ -243,7 +243,7 @@ func (c *caller) look(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("lanes: %w", err)
 	}
-	places := c.reserve(lanes)
+	places := c.reserve(ctx, lanes)
 	defer func() {
 		for _, p := range places {
 			c.jobs.Release(p.lane(), p.reserved)
@@ -267,18 +267,25 @@ func (c *caller) look(ctx context.Context) error {
 	return err
 }
 
+// missing is the finding of a connection for which tasks wait.
+const missing = "there is no such connection"
+
 // reserve takes places for the lanes with tasks that are due, as many as may begin now.
-func (c *caller) reserve(lanes []queries.TaskLane) (places []*place) {
+func (c *caller) reserve(ctx context.Context, lanes []queries.TaskLane) (places []*place) {
 	free := maxClaimed
 	for i, l := range lanes {
 		if free == 0 {
 			c.after, c.again = lanes[i-1].TenantID, true
 			return places
 		}
+		key := connectionKey{l.TenantID, l.Connection}
+		if l.Missing {
+			c.connections.report(ctx, key, missing)
+		}
 		if !l.Ready {
 			continue
 		}
-		p := &place{connectionKey: connectionKey{l.TenantID, l.Connection}, probe: l.HalfOpen}
+		p := &place{connectionKey: key, probe: l.HalfOpen}
 		ceiling := int(l.Concurrency)
 		if p.probe {
 			ceiling = 1

@@ -104,7 +104,7 @@ func (c *call) url() (string, error) {
 // literal keeps the text of a path in the path.
 var literal = strings.NewReplacer("?", "%3F", "#", "%23")
 
-// setHeaders sets the headers of the connection, of the task, and those that pawl adds.
+// setHeaders sets the headers of the connection, of the task, and those that pawl adds where they have none.
 func (c *call) setHeaders(h http.Header) error {
 	for _, headers := range []json.RawMessage{c.connection.headers, c.Headers} {
 		own := http.Header{}
@@ -125,19 +125,22 @@ func (c *call) setHeaders(h http.Header) error {
 	if c.Body != nil {
 		h.Set("Content-Type", "application/json")
 	}
-	h.Set("User-Agent", "pawl-tasks/1")
-	if name, value := c.connection.authName, c.connection.authValue; name != "" {
-		h.Set(name, value)
-	}
-	if c.IdempotencyHeader != "" {
-		set(h, c.IdempotencyHeader, c.Key)
+	if h.Get("User-Agent") == "" {
+		h.Set("User-Agent", "pawl-tasks/1")
 	}
 	if c.traceparent != "" {
 		h.Set("Traceparent", c.traceparent)
 	}
 	// SQL callers may have stored what a header cannot carry.
-	if id := c.CorrelationID; id != nil && fsm.IsVisible(*id, 255) {
+	if id := c.CorrelationID; id != nil && fsm.IsVisible(*id, 255) && h.Get("X-Correlation-Id") == "" {
 		h.Set("X-Correlation-Id", *id)
+	}
+	if name, value := c.connection.authName, c.connection.authValue; name != "" {
+		h.Set(name, value)
+	}
+	// The key comes last: without it a repeated attempt could have its effect twice.
+	if c.IdempotencyHeader != "" {
+		set(h, c.IdempotencyHeader, c.Key)
 	}
 	return nil
 }

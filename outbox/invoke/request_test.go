@@ -74,6 +74,30 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// The key goes out under the header that is declared for it, also if pawl has another use for that. What a definition says of
+// itself counts.
+func TestHeadersOfADefinition(t *testing.T) {
+	t.Parallel()
+	for _, header := range []string{"X-Correlation-Id", "Traceparent", "User-Agent", "Idempotency-Key"} {
+		t.Run(header, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t, ok)
+			d := newDesk(t, "", p.URL)
+			d.register(strings.NewReplacer(`"header": "Idempotency-Key"`, `"header": "`+header+`"`, `"X-Number": 1`, `"X-Number": 1, "User-Agent": "shop/2", "X-Correlation-Id": "cart"`).Replace(requesting))
+			id := bounded.Value[uuid.UUID](t, d.pool, `select (pawl.create_one('order', '{"order": "a", "price": 5}', p_correlation_id => 'order-7')).id`)
+			d.run()
+			d.until(id, "DONE")
+			wanted := map[string]string{"User-Agent": "shop/2", "X-Correlation-Id": "cart"}
+			wanted[header] = d.task(id).String()
+			for name, want := range wanted {
+				if got := strings.Join(p.asked()[0].header.Values(name), ", "); got != want {
+					t.Errorf("%s: %s, want %s", name, got, want)
+				}
+			}
+		})
+	}
+}
+
 // An attempt is one request: net/http, which repeats what it takes for harmless, is kept from that.
 func TestAttemptIsOneRequest(t *testing.T) {
 	t.Parallel()
@@ -185,6 +209,33 @@ func TestSecretThatCannotBeHad(t *testing.T) {
 			d.connect("psp", p.URL, `{"type": "none"}`, nil)
 			d.until(id, "DONE")
 		})
+	}
+}
+
+// Tasks wait for a connection that there is not, which they and the log say, and go on when there is one.
+func TestConnectionThatIsMissing(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, ok)
+	d := newDesk(t, `"retry": {"max": 1, "base": "1ms", "cap": "1ms"},`, p.URL)
+	bounded.Exec(t, d.pool, "select pawl.connection_delete('default', 'psp')")
+	var lines bounded.Lines
+	d.run(func(i *invoke.Config) { i.Logger = lines.Logger() })
+	id := d.create()
+	if line := lines.Find(t, "a connection"); !strings.Contains(line, "a connection cannot be used, so its tasks wait") || !strings.Contains(line, "there is no such connection") {
+		t.Errorf("it logs %s", line)
+	}
+	const why = "select error from pawl.task_row where instance_id = $1"
+	if got := bounded.Value[string](t, d.pool, why, id); got != "there is no connection psp" {
+		t.Errorf("the task says %s", got)
+	}
+	if list := d.attempts(id); len(list) > 0 {
+		t.Errorf("attempts: %q", list)
+	}
+	d.connect("psp", p.URL, `{"type": "none"}`, nil)
+	d.until(id, "DONE")
+	lines.Find(t, "a connection can be used again")
+	if got := bounded.Value[*string](t, d.pool, why, id); got != nil {
+		t.Errorf("the task, which is done, says %s", *got)
 	}
 }
 

@@ -153,7 +153,7 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('principal-changed', 'unavailable', 'PW40A', null),
   ('task-not-found', 'not-found', 'PW40K', 'there is no such task'),
   ('lease-superseded', 'lease-superseded', 'PW40S',
-    'somebody else has claimed the task since; the work of this lease no longer counts'),
+    'the lease is not the newest of the task: it was given back, its attempt has failed, or somebody else has claimed the task since'),
   ('task-ended', 'task-ended', 'PW40D', 'the task has ended'),
   ('task-open', 'task-ended', 'PW40D', 'the task is under way; wait for its end'),
   ('consumer-led', 'internal', 'PW40L', null),

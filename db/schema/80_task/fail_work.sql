@@ -1,6 +1,6 @@
 -- fail_work says that a task was not done, in the caller's transaction.
 -- p_retryable: whether it may be tried again, if its definition allows that. p_retry_in: not before; null for a random wait
--- p_outcome:   error or unknown, to end it at once; null to let the definition decide
+-- p_outcome:   how it ends if there is no other attempt: error, as by default, or unknown
 -- Returns: the instance as it became
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
 -- Locks:   instance (for no key update), then task

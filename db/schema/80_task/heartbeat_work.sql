@@ -15,6 +15,7 @@ begin
   if octet_length(p_progress::text) > 4096 then
     perform pawl_private.refuse_malformed('progress has at most 4096 bytes');
   end if;
-  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_strip_nulls(jsonb_build_object('result', 'heartbeat', 'progress', p_progress)));
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_build_object('result', 'heartbeat')
+    || case when p_progress is not null then jsonb_build_object('progress', p_progress) else '{}' end);
 end
 $$;

@@ -96,9 +96,13 @@ begin
   for v_part in select e from jsonb_array_elements(p_request -> 'path') e loop
     if jsonb_typeof(v_part) = 'array' then
       v_value := pawl_private.value(p_document, v_part -> 0);
-      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') or v_value #>> '{}' in ('', '.', '..') then
+      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') then
         raise exception 'a part of the path has the value %, which is no text and no number', coalesce(v_value::text, 'nothing')
           using errcode = 'invalid_parameter_value';
+      elsif v_value = '""' then
+        raise exception 'a part of the path is empty' using errcode = 'invalid_parameter_value';
+      elsif v_value in ('"."', '".."') then
+        raise exception 'a part of the path has the value %, which leads elsewhere', v_value using errcode = 'invalid_parameter_value';
       end if;
       v_part := jsonb_build_array(v_value #>> '{}');
     end if;

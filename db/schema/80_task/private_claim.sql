@@ -54,7 +54,8 @@ begin
     lease = gen_random_uuid(),
     leased_until = p_now + p_for,
     leased_for = p_for,
-    look_at = case when t.topic is null then p_now + p_for else least(p_now + p_for, t.deadline_at) end,
+    -- A call that ends at the deadline has a moment to be reported.
+    look_at = least(p_now + p_for, t.deadline_at + case when t.topic is null then interval '2 seconds' else interval '0' end),
     worker = left(p_worker, 255),
     claim_key = nullif(p_claim_key, '')
   where t.tenant_id = p_task.tenant_id and t.id = p_task.id
@@ -169,7 +170,10 @@ begin
     v_spec := pawl_private.task_spec(v_task);
     v_step := pawl_private.task_step(v_task);
     begin
-      v_input := pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input');
+      v_input := coalesce(nullif(pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input'), 'null'), '{}');
+      if jsonb_typeof(v_input) <> 'object' then
+        raise exception 'it is of type %, and must be an object', jsonb_typeof(v_input) using errcode = 'invalid_parameter_value';
+      end if;
     exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
       perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
       continue;
@@ -180,7 +184,7 @@ begin
     end if;
     return query select
       v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
-      coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
+      v_input, v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
       v_step.correlation_id::text, nullif(pawl_private.task_traceparent(v_task), '');
   end loop;
 end

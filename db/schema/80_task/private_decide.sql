@@ -102,10 +102,9 @@ begin
   elsif v_task.topic is not null then
     v_verdict := case
       when v_result = 'completed' then 'done'
-      when v_result = 'failed' and p_report ->> 'outcome' is not null then p_report ->> 'outcome'
-      when v_result = 'failed' and not coalesce((p_report ->> 'retryable')::boolean, false) then 'error'
-      when v_task.tries < (v_spec ->> 'max')::integer then 'retry'
-      when v_result = 'failed' then 'error'
+      when v_task.tries < (v_spec ->> 'max')::integer and (v_result <> 'failed' or coalesce((p_report ->> 'retryable')::boolean, false))
+        then 'retry'
+      when v_result = 'failed' then coalesce(p_report ->> 'outcome', 'error')
       else 'unknown'
     end;
     if v_verdict = 'retry' then

@@ -4,15 +4,13 @@ create function pawl_private.task_stays(p_task pawl.task, p_instance pawl.instan
 language plpgsql stable
 as $$
 begin
-  return case
-    when p_task.result_version is null and p_task.left_at is null and p_instance.state = p_task.state then 'own'
-    when exists (
-      select from pawl.history h
-      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.result_version
-        and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
-    ) then case when p_instance.state = p_task.state then 'own' else 'outcome' end
-    else 'elsewhere'
-  end;
+  return coalesce((
+    select case when p_instance.state = p_task.state then 'own' else 'outcome' end
+    from pawl.history h
+    where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id
+      and h.version = case when p_task.result_version is null and p_task.left_at is null then p_task.entered_version else p_task.result_version end
+      and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
+  ), 'elsewhere');
 end
 $$;
 

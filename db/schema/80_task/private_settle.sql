@@ -80,7 +80,7 @@ begin
     v_task := p_tasks[v_i];
     if v_codes[v_i] = 'applied' then
       update pawl.task t
-      set result_version = v_versions[v_i], reopened = false, problem = null
+      set result_version = v_versions[v_i], reopened = false, problem = null, left_at = case p_kind when 'result' then null else t.left_at end
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
       if v_task.status = 'done' and p_kind = 'result' then
         update pawl.compensation c set version = v_versions[v_i] where c.tenant_id = v_task.tenant_id and c.task_id = v_task.id;
@@ -179,6 +179,16 @@ begin
 end
 $$;
 
+-- is_said says whether an attempt was reported with an error. What came too late was added to it.
+create function pawl_private.is_said(p_kept text, p_error text) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  p_error := left(p_error, 1000);
+  return p_kept is not distinct from p_error or starts_with(p_kept, concat_ws('; ', p_error, 'late: '));
+end
+$$;
+
 -- settle_tasks settles reports of tasks, as pawl.task_settle does. It locks the instances first. A heartbeat moves nothing,
 -- and so locks no instance.
 -- p_leases: null for task_sweep, which settles what it must look at, whatever the lease is
@@ -262,12 +272,15 @@ begin
         when v_task.look_at > v_now then 'too-early'
         else 'settled'
       end
-      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result
-        and (v_result <> 'completed' or v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')) then 'repeated'
+      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result and case v_result
+        when 'completed' then v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')
+        when 'failed' then pawl_private.is_said(v_attempt.error, v_report ->> 'error')
+        else true
+      end then 'repeated'
       when v_task.ended_at is not null then 'task-ended'
       -- A lease that ran out still holds. One that was given back, or whose attempt has failed, does not.
       when v_task.lease is null or v_task.lease is distinct from p_leases[v_i] or v_attempt.result <> 'expired'
-        or v_result = 'heartbeat' and v_task.leased_until is null then 'lease-superseded'
+        or v_result = 'heartbeat' and v_task.leased_until is null and v_task.status <> 'sent' then 'lease-superseded'
       when v_result = 'completed' and octet_length((v_report -> 'body')::text) > (select g.payload_limit from pawl.setting g)
         then 'payload-too-large'
       else 'settled'
@@ -277,8 +290,12 @@ begin
       v_lease := coalesce(pawl_private.report_seconds(v_report, 'lease'), v_task.leased_for);
       update pawl.task t
       set leased_until = least(v_now + v_lease, t.deadline_at), look_at = least(v_now + v_lease, t.deadline_at), leased_for = v_lease,
-        progress = coalesce(v_report -> 'progress', t.progress)
+        progress = coalesce(v_report -> 'progress', t.progress), due_at = null
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+      -- A lease that ran out, and that nobody has superseded, holds again.
+      update pawl.task_attempt a
+      set ended_at = null, result = null, error = null
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.number = v_task.attempts and a.result = 'expired';
     elsif v_code = 'settled' then
       select s.* into v_settled from pawl_private.settle_task(v_task, v_attempt.kind, v_report, v_now) s;
       v_task := v_settled.task;
@@ -293,15 +310,16 @@ begin
         end if;
       end if;
     elsif v_code in ('task-ended', 'lease-superseded') and v_result <> 'heartbeat' and p_leases is not null then
-      -- What comes too late is kept with its attempt.
+      -- What comes too late is kept with its attempt. To one that was completed it would add an error that it did not have.
       update pawl.task_attempt a
       set error = left(concat_ws('; ', a.error, 'late: ' || v_result, 'status ' || (v_report ->> 'status')), 1000)
-      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i] and coalesce(a.error, '') not like '%late: %';
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i]
+        and a.result is distinct from 'completed' and coalesce(a.error, '') not like '%late: %';
     end if;
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until
+    coalesce(t.status, ''), t.left_at is not null and not t.reopened, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1

@@ -86,7 +86,7 @@ comment on column pawl.task.connection is 'by which its next call goes; what rec
 comment on column pawl.task.compensates is 'the number of the compensation that it carries out; null for the task of a state';
 comment on column pawl.task.entered_version is 'the step that its input is made from';
 comment on column pawl.task.result_version is 'the step that its outcome made';
-comment on column pawl.task.left_at is 'when its state was left before it ended';
+comment on column pawl.task.left_at is 'when its state was left before it ended; null again when it has moved the instance after an operator had it tried again';
 comment on column pawl.task.reopened is 'an operator has it tried again, or has said what happened, after it had ended';
 comment on column pawl.task.attempts is 'how often it was claimed';
 comment on column pawl.task.tries is 'how many attempts under the present key may have had an effect';
@@ -195,7 +195,7 @@ create index undoing_due_at_idx on pawl.undoing (due_at) where due_at is not nul
 
 -- task_lane, task_call, task_settled and work are shapes, as pawl.outcome_row is, and never hold rows.
 create view pawl.task_lane as
-select ''::text as tenant_id, ''::text as connection, false as ready, false as half_open, 0 as concurrency
+select ''::text as tenant_id, ''::text as connection, false as ready, false as half_open, 0 as concurrency, false as missing
 where false;
 
 create view pawl.task_call as
@@ -221,18 +221,27 @@ select
   null::text as traceparent
 where false;
 
--- task_row is a task as people see it. error: why it failed, or its last attempt.
+-- task_row is a task as people see it. error: why it failed, why it waits for its connection, or why its last attempt failed.
 create view pawl.task_row as
 select
   t.tenant_id, t.id, t.instance_id, t.workflow, t.workflow_version, t.state, t.name, (t.compensates is not null)::boolean as compensation,
   t.topic, t.connection, t.status, t.attempts,
   (t.id || case when t.key_number > 1 then '-' || t.key_number else '' end)::text as key,
-  coalesce(t.problem, t.result ->> 'error', a.error) as error,
+  coalesce(
+    t.problem,
+    case
+      when t.due_at is null or t.connection is null then null
+      when c.name is null then format('there is no connection %s', t.connection)
+      when c.finding is not null then format('the connection %s cannot be used', t.connection)
+    end,
+    t.result ->> 'error', a.error) as error,
   (case when t.leased_until is not null then t.worker end)::text as worker, t.progress, t.due_at, t.leased_until, t.deadline_at,
   t.left_at, t.created_at, t.ended_at
 from pawl.task t
 left join pawl.task_attempt a
-  on a.tenant_id = t.tenant_id and a.task_id = t.id and a.number = t.attempts and t.status <> 'done';
+  on a.tenant_id = t.tenant_id and a.task_id = t.id and a.number = t.attempts and t.status <> 'done'
+left join pawl.connection c
+  on c.tenant_id = t.tenant_id and c.name = t.connection;
 
 -- claimed_work is a task that a claim of pawl.work_claims got. It is a shape, and never holds rows.
 create view pawl.claimed_work as

@@ -2,7 +2,8 @@
 -- at in their order after p_after, until p_looks lanes have been looked at.
 -- Returns: one row per lane that was looked at, by tenant and connection: if these are p_looks, there may be more. ready: a
 --          task is due, the connection exists, its circuit is not open, and the tenant is not disabled, of which one lane is
---          looked at. half_open: one call at a time. concurrency: the most calls at once, in each process
+--          looked at. half_open: one call at a time. concurrency: the most calls at once, in each process. missing: a task is
+--          due, and there is no such connection
 create function pawl.task_lanes(p_after text, p_looks integer) returns setof pawl.task_lane
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -44,13 +45,14 @@ begin
     v_looked := v_looked + 1;
     v_tenant := v_due.tenant_id;
     v_name := v_due.connection;
-    v_lane := (v_tenant, v_name, false, false, 0);
+    v_lane := (v_tenant, v_name, false, false, 0, false);
     if pawl_private.is_disabled(v_tenant) then
       v_name := null; -- The next tenant.
     elsif v_due.due_at <= v_now then
       select c.failures, c.circuit_open_until, c.concurrency into v_connection
       from pawl.connection c
       where c.tenant_id = v_tenant and c.name = v_name;
+      v_lane.missing := not found;
       if found then
         v_lane.ready := coalesce(v_connection.circuit_open_until <= v_now, true);
         v_lane.half_open := pawl_private.circuit_open_for(v_connection.failures, interval '1 second') is not null;

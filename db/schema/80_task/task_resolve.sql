@@ -4,7 +4,7 @@
 -- p_outcome: done or error. p_result: what the definition reads as $.payload.body
 -- Returns: whether it moved the instance
 -- Raises:  what pawl_private.operating raises; PW40K task-not-found; PW40D task-ended if it was cancelled, was done and moved the instance, or
---          undoes a step that is undone or that a later task undoes; PW400
+--          undoes a step that is undone or that a later task undoes; PW400; PW413
 -- Locks:   instance (for no key update), then task
 -- Writes:  task, audit, what fire writes
 create function pawl.task_resolve(
@@ -25,9 +25,11 @@ begin
   p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
   perform pawl_private.refuse_malformed(case
     when p_outcome not in ('done', 'error') or p_outcome is null then 'the outcome is done or error'
-    when octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) or pawl_private.is_too_deep(jsonb_build_object('body', p_result))
-      then 'the result is larger than the limit of payloads, or nested deeper than 63'
+    when pawl_private.is_too_deep(jsonb_build_object('body', p_result)) then 'a result is a JSON value, nested at most 63 deep'
   end);
+  if octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) then
+    perform pawl_private.raise_condition('payload-too-large', 'the result is larger than the limit of payloads');
+  end if;
   select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
   v_task := v_locked.task;
   v_before := v_task;

@@ -5,11 +5,13 @@
 --   lost       {error}: the call may have been made
 --   postponed  {error, seconds}: there was no attempt; it may be claimed again after so many seconds
 --   completed  {body}: of work: it was done
---   failed     {error, retryable, retry_in, outcome}: of work. retry_in: seconds; outcome: error or unknown, at once
+--   failed     {error, retryable, retry_in, outcome}: of work. retry_in: seconds; outcome: how it ends if there is no other
+--              attempt, error or unknown
 --   released   of work: it is given back, and costs no attempt
 --   heartbeat  {progress, lease}: of work: it goes on. lease: seconds; as long as it was if left out
 -- Returns: one row per report, in no order. code: 'settled'; 'repeated': it was settled so before; 'task-not-found';
---          'lease-superseded'; 'task-ended': it has ended otherwise; 'payload-too-large'. late: its state was left before
+--          'lease-superseded'; 'task-ended': it has ended otherwise; 'payload-too-large'. late: its state was left before, and
+--          no operator has it tried again
 -- Raises:  what fire raises
 -- Locks:   instance (for no key update, by id), undoing, compensation, task
 -- Writes:  task, task_attempt, compensation, undoing, what fire writes

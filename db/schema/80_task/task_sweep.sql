@@ -29,11 +29,18 @@ begin
         t.tenant_id, t.instance_id, t.id,
         case
           when t.problem like 'input: %' then jsonb_build_object('result', 'impossible', 'error', t.problem)
-          when t.deadline_at <= v_now then '{"result": "overdue", "error": "deadline"}'
+          when t.deadline_at <= v_now then jsonb_build_object('result', 'overdue', 'error', case
+            when t.due_at is null or t.connection is null then 'deadline'
+            when c.name is null then format('deadline; there is no connection %s', t.connection)
+            when c.finding is not null then format('deadline; the connection %s cannot be used', t.connection)
+            when c.circuit_open_until > v_now then format('deadline; the connection %s rests', t.connection)
+            else 'deadline'
+          end)
           when t.leased_until is null then '{"result": "expired", "error": "the time for which the service knows the key is over"}'
           else '{"result": "expired", "error": "lease-expired"}'
         end as report
       from pawl.task t
+      left join pawl.connection c on c.tenant_id = t.tenant_id and c.name = t.connection
       where t.look_at <= v_now and t.look_at is not null and t.tenant_id <> all (v_disabled)
       order by t.look_at
       limit greatest(p_limit, 0)
