@@ -195,6 +195,10 @@ func TestReindex(t *testing.T) {
 		}
 	}
 	find("f=F*", 10, false)
+	// Those of the first version are indexed as they come.
+	if i, err := s.Reindex(t.Context(), "flights"); err != nil || i.Indexed != 10 || i.Total != 10 || !i.Complete {
+		t.Errorf("%+v, %v", i, err)
+	}
 	fsmtest.Register(t, s, flights(`"g": "$.context.g"`))
 	find("g=G*", 0, true)
 	fsmtest.Create(t, s, "flights", `{"g": "G10"}`)
@@ -235,8 +239,9 @@ func TestReindex(t *testing.T) {
 	if left := bounded.Value[int](t, pool, "select count(*) from pawl.attribute"); purged != 4 || left != 6 {
 		t.Errorf("%d instances are purged, and %d attributes are left", purged, left)
 	}
-	if _, err := s.Reindex(t.Context(), "nothing"); err == nil {
-		t.Error("a workflow that does not exist was indexed")
+	_, err = s.Reindex(t.Context(), "nothing")
+	if e := fsmtest.Refusal(t, err, fsm.WorkflowNotFound); e.Message != `there is no workflow "nothing"` {
+		t.Errorf("of a workflow that does not exist it is said: %s", e.Message)
 	}
 }
 
