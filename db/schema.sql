@@ -12785,7 +12785,9 @@ begin
   looked := 0; opened := 0;
   select w.version into v_version from pawl.workflow w where w.name = v_place.workflow order by w.version desc limit 1;
   v_version := coalesce(v_version, 0);
-  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes' then
+  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes'
+    or v_place.threshold is null and pawl_private.visits_lately(v_place.tenant_id, v_place.workflow, v_place.state, p_now) >= 30
+  then
     v_place.version := v_version;
     v_place.measured_at := p_now;
     v_place.strands := exists (
@@ -16176,6 +16178,24 @@ begin
 end
 $$;
 revoke execute on function pawl_private.value_fulfils(jsonb,text,text,text,text) from public;
+
+create function pawl_private.visits_lately(p_tenant text, p_workflow text, p_state text, p_now timestamp with time zone) returns bigint
+language plpgsql stable
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select coalesce(sum(h.visits), 0)
+    from pawl.dwell_hour h
+    where h.tenant_id = p_tenant and h.workflow = p_workflow and h.state = p_state
+      and h.hour >= extract(epoch from p_now)::bigint / 3600 - 24);
+end
+$$;
+revoke execute on function pawl_private.visits_lately(text,text,text,timestamp with time zone) from public;
 
 create function pawl_private.walk_on(p_walk text, p_after text, p_limit integer, OUT tenants text[], OUT ids uuid[], OUT upto text, OUT cut boolean) returns record
 language plpgsql volatile

@@ -175,6 +175,21 @@ func TestSlowByDwell(t *testing.T) {
 	}
 }
 
+// The threshold of a state is measured within a minute after there are 30 visits, though it was looked at before.
+func TestSlowByTheFirstVisits(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, waiting(""))
+	made(t, pool, "waiting", 1)
+	wantOpen(t, pool)
+	left := made(t, pool, "waiting", 30)
+	dbtest.Advance(t, pool, 10*time.Second)
+	bounded.Exec(t, pool, "select pawl.fire_one(id, 'go') from unnest($1::uuid[]) id", left)
+	folded(t, pool)
+	wantOpen(t, pool)
+	dbtest.Advance(t, pool, time.Minute)
+	wantOpen(t, pool, "slow WAIT")
+}
+
 // An instance is found in time also if it comes into a state whose instances have all been found, so that no look at them is due.
 func TestLookIsInTimeForWhoComesLater(t *testing.T) {
 	t.Parallel()
