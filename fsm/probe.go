@@ -127,7 +127,7 @@ func (p *pending[C, R]) find(o queries.Outcome) {
 	}
 }
 
-// A declaration is an event that a workflow is known to declare, EventCreate for its creations.
+// A declaration is an event that a workflow declares.
 type declaration struct{ workflow, event string }
 
 // declares says whether a workflow declares an event. Some refusals come before the engine asks that, such as a version
@@ -138,7 +138,7 @@ func (s *Service) declares(d declaration, f finding, err error) bool {
 		return true
 	}
 	e := (*Error)(nil)
-	if err == nil || !errors.As(err, &e) || d.workflow == "" || e.Kind == UnknownEvent || e.Kind == KeyReuse {
+	if f.workflow == "" || !errors.As(err, &e) || e.Kind == UnknownEvent || e.Kind == KeyReuse {
 		return false
 	}
 	if e.Refusal != nil && accepts(e.Refusal.AcceptedEvents, d.event) {
