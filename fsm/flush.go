@@ -359,6 +359,7 @@ func (s *Service) blameFire(p *pending[FireCommand, Result], err error) error {
 	}
 	e, workflow := s.guardError(p, err)
 	if workflow != "" {
+		p.finding.workflow = workflow
 		s.slowness.blame(source{tenant: p.tenant, workflow: workflow, event: p.command.Event})
 	}
 	return e
@@ -377,6 +378,7 @@ func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) erro
 	}
 	x, _ := sourceOfCreate(p, queries.Outcome{})
 	s.slowness.blame(x)
+	p.finding.declared = !database.IsCode(err, database.QueryCanceled) // Else it is not certain that a guard was evaluated.
 	return newGuardError(err)
 }
 

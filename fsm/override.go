@@ -142,7 +142,7 @@ func (s *Service) beginForce(operation string, f *force, dryRun bool) (end func(
 	}
 	ended := s.begin(operation, &f.origin)
 	return func(r Result, err error) {
-		found := finding{workflow: r.Instance.Workflow, declared: err == nil}
+		found := finding{workflow: f.workflow, declared: f.workflow != "", decided: err == nil}
 		s.answered(f.tenant, "", "_"+operation, f.key, found, ended, Reply{Result: r, Err: err})
 	}
 }
@@ -179,6 +179,7 @@ func (c *OverrideCommand) Check() error {
 type force struct {
 	tenant         string
 	id             uuid.UUID
+	workflow       string // Of the instance; empty if the engine has found none.
 	event, target  string // Empty if none is fired, and if any target will do.
 	payload        json.RawMessage
 	key            string
@@ -215,6 +216,9 @@ func (s *Service) force(ctx context.Context, f *force, dryRun bool) (Result, err
 		o, err := s.callForce(ctx, f, dryRun)
 		if err != nil {
 			return Result{}, s.blameForce(ctx, f, dryRun, err)
+		}
+		if o.Workflow != nil {
+			f.workflow = *o.Workflow
 		}
 		switch o.Code {
 		case "payload-unchecked", "context-unchecked":

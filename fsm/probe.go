@@ -3,6 +3,7 @@ package fsm
 import (
 	"cmp"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,7 +78,7 @@ type Observation struct {
 	Tenant string
 	// Workflow is that of the instance; empty if the engine found none.
 	Workflow string
-	// Event is what was fired; empty if the workflow does not declare it. It may be any text that fits a pattern. For an
+	// Event is what was fired; empty if the workflow is not known to declare it. It may be any text that fits a pattern. For an
 	// instance that was created it is EventCreate.
 	Event string
 	// Outcome is "applied", or the kind of the refusal with hyphens, such as "guard-rejected".
@@ -110,6 +111,7 @@ func (b *batcher[C, R]) depth() int {
 type finding struct {
 	workflow string // Of the instance.
 	declared bool   // The workflow exists, and declares the event.
+	decided  bool   // The idempotency key, if there is one, was looked at.
 }
 
 // find notes what an outcome says.
@@ -119,8 +121,39 @@ func (p *pending[C, R]) find(o queries.Outcome) {
 	}
 	switch o.Code {
 	case "applied", "guard-rejected", "invariant-broken", "transition-not-allowed", "payload-unchecked", "context-unchecked", "instance-exists":
-		p.finding.declared = true
+		p.finding.declared, p.finding.decided = true, true
+	case "context-too-large", "context-too-deep", "always-loop":
+		p.finding.declared = true // A transition was chosen.
 	}
+}
+
+// A declaration is an event that a workflow declares.
+type declaration struct{ workflow, event string }
+
+// declares says whether a workflow declares an event. Some refusals come before the engine asks that, such as a version
+// mismatch. Then the event is known if the instance accepts it, or if this process has lately seen that it is declared.
+func (s *Service) declares(d declaration, f finding, err error) bool {
+	if f.declared {
+		s.declarations.put(d, struct{}{})
+		return true
+	}
+	e := (*Error)(nil)
+	if f.workflow == "" || !errors.As(err, &e) || e.Kind == UnknownEvent || e.Kind == KeyReuse {
+		return false
+	}
+	if e.Refusal != nil && accepts(e.Refusal.AcceptedEvents, d.event) {
+		return true
+	}
+	_, known := s.declarations.get(d)
+	return known
+}
+
+// accepts reports whether an event is among those that an instance accepts, or fits one of the patterns there.
+func accepts(accepted []string, event string) bool {
+	return slices.ContainsFunc(accepted, func(name string) bool {
+		beginning, isPattern := strings.CutSuffix(name, "*")
+		return name == event || isPattern && strings.HasPrefix(event, beginning)
+	})
 }
 
 // found returns what was found out, if the command has ended. One that its caller has given up may still be called.
@@ -136,7 +169,15 @@ func (p *pending[C, R]) found() finding {
 // answered tells the probe about the reply to a command, and ends its span. created is the workflow of a command that
 // creates an instance.
 func (s *Service) answered(tenant, created, event, key string, f finding, end func(Ended), r Reply) {
-	a := observationOf(tenant, created, event, key, f, r)
+	if created != "" {
+		event = EventCreate
+	}
+	if !s.declares(declaration{cmp.Or(created, f.workflow), event}, f, r.Err) {
+		event = ""
+	} else if created != "" {
+		f.workflow = created
+	}
+	a := observationOf(tenant, event, key, f, r)
 	if s.config.Probe.Answered != nil {
 		s.config.Probe.Answered(a)
 	}
@@ -147,18 +188,12 @@ func (s *Service) answered(tenant, created, event, key string, f finding, end fu
 	end(ended)
 }
 
-// observationOf says what became of a command.
-func observationOf(tenant, created, event, key string, f finding, r Reply) Observation {
-	a := Observation{Tenant: tenant, Workflow: f.workflow, Outcome: "applied"}
-	if f.declared {
-		a.Event = event
-		if created != "" {
-			a.Workflow, a.Event = created, EventCreate
-		}
-	}
+// observationOf says what became of a command. The event is empty if it is not known to be declared.
+func observationOf(tenant, event, key string, f finding, r Reply) Observation {
+	a := Observation{Tenant: tenant, Workflow: f.workflow, Event: event, Outcome: "applied"}
 	replayed, decided := r.Result.Replayed, r.Err == nil
 	if e := (*Error)(nil); errors.As(r.Err, &e) {
-		a.Outcome, replayed, decided = strings.ReplaceAll(e.Kind.Error(), " ", "-"), e.Replayed, f.declared
+		a.Outcome, replayed, decided = strings.ReplaceAll(e.Kind.Error(), " ", "-"), e.Replayed, f.decided
 		if e.Kind == KeyReuse {
 			a.Key = "collision"
 		}

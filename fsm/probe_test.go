@@ -3,8 +3,10 @@ package fsm_test
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -96,5 +98,62 @@ func TestProbeIsToldOfCommands(t *testing.T) {
 	}
 	if queues := slices.Sorted(maps.Keys(s.Waiting())); !slices.Equal(queues, []string{"create", "fire", "fire_by_key", "get", "principal"}) {
 		t.Errorf("the queues are %v", queues)
+	}
+}
+
+// A refusal names its workflow and its event also where it comes before the engine asks whether the event is declared, or where
+// an error ends the call.
+func TestRefusalsNameTheirEvent(t *testing.T) {
+	t.Parallel()
+	told := make(chan fsm.Observation, 1)
+	s, _ := fsmtest.New(t, fsm.Config{Probe: fsm.Probe{Answered: func(a fsm.Observation) { told <- a }}},
+		`{"name":"w","initial":"A","states":{
+			"A":{"on":{"go":"B","raise":{"target":"B","guard":"$nowhere == 1"},"note.*":"A","large":{"target":"A","assign":{"*":true,"trusted":true}},
+				"twice":{"target":"A","assign":{"a":"$.payload","b":"$.payload"}}}},
+			"B":{"on":{"end":"END"}},"END":{"type":"final"}}}`,
+		`{"name":"strict","initial":"A","require_if_match":true,"states":{"A":{"on":{"go":"END"}},"END":{"type":"final"}}}`,
+		`{"name":"unborn","initial":"A","states":{"A":{"always":{"target":"END","guard":"$nowhere == 1"},"on":{"go":"END"}},"END":{"type":"final"}}}`)
+	create := func(workflow string) uuid.UUID {
+		t.Helper()
+		r, err := s.Create(t.Context(), fsm.CreateCommand{Workflow: workflow})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-told
+		return r.Instance.ID
+	}
+	id, strict := create("w"), create("strict")
+	payload := func(size int) json.RawMessage {
+		return json.RawMessage(fmt.Sprintf(`{"x":%q}`, strings.Repeat("x", size)))
+	}
+	stale := fsm.ExpectVersion(7)
+	for i, c := range []struct {
+		command fsm.Command
+		want    string
+	}{
+		{fsm.FireCommand{ID: id, Event: "go", Expect: stale, Key: "a"}, "w go version-mismatch"},
+		{fsm.FireCommand{ID: id, Event: "note.x", Expect: stale}, "w note.x version-mismatch"},
+		{fsm.FireCommand{ID: id, Event: "end", Expect: stale}, "w  version-mismatch"}, // Nobody has seen it yet.
+		{fsm.FireCommand{ID: id, Event: "secret", Expect: stale}, "w  version-mismatch"},
+		{fsm.FireCommand{ID: strict, Event: "go"}, "strict go precondition-required"},
+		{fsm.FireCommand{ID: strict, Event: "secret"}, "strict  precondition-required"},
+		{fsm.FireCommand{ID: id, Event: "go", Payload: payload(70_000)}, "w go too-large"},
+		{fsm.FireCommand{ID: id, Event: "twice", Payload: payload(40_000)}, "w twice too-large"},
+		{fsm.FireCommand{ID: id, Event: "raise"}, "w raise guard-error"},
+		{fsm.CreateCommand{Workflow: "unborn"}, "unborn _create guard-error"},
+		{fsm.CreateCommand{Workflow: "w", Context: payload(70_000)}, "w _create too-large"},
+		{fsm.FireCommand{ID: id, Event: "go", Key: "a"}, "w go applied new"},
+		{fsm.FireCommand{ID: id, Event: "go", Expect: stale}, "w go version-mismatch"}, // The state does not accept it any more.
+		{fsm.FireCommand{ID: id, Event: "secret", Key: "b"}, "w  unknown-event"},
+	} {
+		s.Do(t.Context(), []fsm.Command{c.command})
+		o := <-told
+		if got := strings.TrimSpace(fmt.Sprintf("%s %s %s %s", o.Workflow, o.Event, o.Outcome, o.Key)); got != c.want {
+			t.Errorf("%d: the probe is told %q, want %q", i, got, c.want)
+		}
+	}
+	_, err := s.Override(t.Context(), fsm.OverrideCommand{ID: id, To: "NOWHERE", Expect: fsm.ExpectAny(), Origin: fsm.Origin{Reason: "test"}})
+	if o := <-told; o.Workflow != "w" || o.Event != "_override" || o.Key != "" {
+		t.Errorf("of a refused override the probe is told %+v (%v)", o, err)
 	}
 }

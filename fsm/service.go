@@ -132,6 +132,7 @@ type Service struct {
 	recollection recollection
 	schemas      definition.Schemas
 	guesses      guesses
+	declarations recent[declaration, struct{}] // Events that were seen to be declared.
 	slowness     slowness
 }
 

@@ -38,6 +38,9 @@ const (
 var (
 	wherePattern = regexp.MustCompile(`(?s)^([A-Za-z_][A-Za-z0-9_]*)(>=|<=|>|<|=)(.*)$`)
 	whereNumber  = regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?$`)
+	// whereTime is as pawl_private.rfc3339_time has it.
+	whereTime = regexp.MustCompile(
+		`^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-](0[0-9]|1[0-4]):[0-5][0-9])$`)
 )
 
 // A condition is what pawl.instances_where takes.
@@ -58,8 +61,14 @@ func parseWhere(text string, types map[string]string) (condition, error) {
 	declared, known := types[c.Name]
 	if !known {
 		detail := fmt.Sprintf("there is no search attribute %q", c.Name)
-		if near := definition.Nearest(c.Name, slices.Sorted(maps.Keys(types))); near != "" {
+		names := slices.Sorted(maps.Keys(types))
+		switch near := definition.Nearest(c.Name, names); {
+		case near != "":
 			detail += fmt.Sprintf("; did you mean %q?", near)
+		case len(names) > 0:
+			detail += fmt.Sprintf("; there are %s", strings.Join(names, ", "))
+		default:
+			detail += ": the latest version of the workflow has no search"
 		}
 		return c, &Error{Kind: Malformed, Message: detail, Faults: []Fault{{Parameter: "where", Detail: detail}}}
 	}
@@ -93,7 +102,7 @@ func parseWhere(text string, types map[string]string) (condition, error) {
 	case c.Kind == "boolean" && c.Op != "=":
 		return bad("compares true and false, which only = does")
 	case c.Kind == "time":
-		c.Value = FormatTime(at)
+		c.Value = at
 	case c.Kind == "text" && !quoted && c.Value == "":
 		return bad(`has no value; an empty text is ""`)
 	case c.Kind == "text" && !quoted && strings.HasSuffix(c.Value, "*"):
@@ -105,10 +114,12 @@ func parseWhere(text string, types map[string]string) (condition, error) {
 	return c, nil
 }
 
-// parseTime reads a time of RFC 3339. Its + may have become a space, as in an URL.
-func parseTime(text string) (time.Time, bool) {
-	t, err := time.Parse(time.RFC3339Nano, strings.Replace(text, " ", "+", 1))
-	return t, err == nil && t.Year() > 0 && t.Year() < 10_000
+// parseTime reads a time of RFC 3339, whose + may have become a space, as in a URL. It keeps all digits: the database rounds
+// those of a condition as it rounds those of a context.
+func parseTime(text string) (at string, ok bool) {
+	at = strings.Replace(text, " ", "+", 1)
+	t, err := time.Parse(time.RFC3339Nano, strings.ToUpper(at))
+	return at, err == nil && t.Year() > 0 && whereTime.MatchString(at)
 }
 
 // conditions reads the filter's conditions for the attributes of its workflow.

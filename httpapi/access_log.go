@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +51,8 @@ func (r *request) concerns(workflow string, id uuid.UUID) {
 var found = []api.ProblemCode{
 	api.ProblemCodeTransitionNotAllowed, api.ProblemCodeStateProtected, api.ProblemCodeNotCancellable, api.ProblemCodeGuardRejected,
 	api.ProblemCodeGuardError, api.ProblemCodeInvalidContext, api.ProblemCodeInvalidPayload, api.ProblemCodeUnknownEvent,
-	api.ProblemCodePreconditionRequired,
+	api.ProblemCodePreconditionRequired, api.ProblemCodeVersionMismatch, api.ProblemCodeInstanceExists, api.ProblemCodeInstanceFinal,
+	api.ProblemCodeTooFewSamples,
 }
 
 // subject sets the workflow and the instance from the path, if the answer says that they exist. What does not exist may be
@@ -66,7 +68,9 @@ func (r *request) subject(method string, status int) {
 			r.instance = id.String()
 		}
 	case strings.HasPrefix(pattern, "/v1/workflows/{"):
-		r.workflow = segments[3]
+		if name, err := url.PathUnescape(segments[3]); err == nil {
+			r.workflow = name
+		}
 	}
 }
 

@@ -108,12 +108,24 @@ func TestLinesNameWhatRequestsAreAbout(t *testing.T) {
 	a.fire(id, "add", `{"payload": {"by": 1}}`, "X-Request-ID", "fire", "Prefer", "return=minimal")
 	a.post(action+"nonsense", newKey(), "", "X-Request-ID", "refused")
 	a.get("/v1/instances/"+id+"/history", "X-Request-ID", "history").want(http.StatusOK)
-	a.get("/v1/workflows/counter", "X-Request-ID", "workflow").want(http.StatusOK)
+	a.post(action+"add", newKey(), `{"payload": {"by": 1}}`, "X-Request-ID", "stale", "If-Match", `"7"`).want(http.StatusPreconditionFailed)
+	a.get("/v1/instances/"+id+"/forecast", "X-Request-ID", "forecast").want(http.StatusConflict)
+	a.create("counter", `{"context": {"sum": 0}, "business_key": "held"}`)
+	a.post("/v1/workflows/counter/instances", newKey(), `{"context": {"sum": 0}, "business_key": "held"}`, "X-Request-ID", "held").want(http.StatusConflict)
+	a.post("/v1/workflows/counter/keys/held/actions/add", newKey(), `{"payload": {"by": 1}}`, "X-Request-ID", "key", "If-Match", `"7"`).
+		want(http.StatusPreconditionFailed)
+	a.get("/v1/workflows/c%6Funter", "X-Request-ID", "workflow").want(http.StatusOK)
 	a.get("/v1/instances", "X-Request-ID", "list").want(http.StatusOK)
 	for request, want := range map[string]logged{
 		"create":   {Method: "POST", Route: "/v1/workflows/{name}/instances", Status: 201, Workflow: "counter", Instance: id, TraceID: trace},
 		"fire":     {Method: "POST", Route: "/v1/instances/{id}/actions/{event}", Status: 204, Workflow: "counter", Instance: id},
 		"refused":  {Method: "POST", Route: "/v1/instances/{id}/actions/{event}", Status: 422, Code: "unknown-event", Instance: id},
+		"stale":    {Method: "POST", Route: "/v1/instances/{id}/actions/{event}", Status: 412, Code: "version-mismatch", Instance: id},
+		"forecast": {Method: "GET", Route: "/v1/instances/{id}/forecast", Status: 409, Code: "too-few-samples", Instance: id},
+		"held":     {Method: "POST", Route: "/v1/workflows/{name}/instances", Status: 409, Code: "instance-exists", Workflow: "counter"},
+		"key": {
+			Method: "POST", Route: "/v1/workflows/{name}/keys/{business_key}/actions/{event}", Status: 412, Code: "version-mismatch", Workflow: "counter",
+		},
 		"history":  {Method: "GET", Route: "/v1/instances/{id}/history", Status: 200, Instance: id},
 		"workflow": {Method: "GET", Route: "/v1/workflows/{name}", Status: 200, Workflow: "counter"},
 		"list":     {Method: "GET", Route: "/v1/instances", Status: 200},

@@ -175,6 +175,46 @@ func TestSlowByDwell(t *testing.T) {
 	}
 }
 
+// The threshold of a state is measured within a minute after there are 30 visits, though it was looked at before.
+func TestSlowByTheFirstVisits(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, waiting(""))
+	made(t, pool, "waiting", 1)
+	wantOpen(t, pool)
+	left := made(t, pool, "waiting", 30)
+	dbtest.Advance(t, pool, 10*time.Second)
+	bounded.Exec(t, pool, "select pawl.fire_one(id, 'go') from unnest($1::uuid[]) id", left)
+	folded(t, pool)
+	wantOpen(t, pool)
+	dbtest.Advance(t, pool, time.Minute)
+	wantOpen(t, pool, "slow WAIT")
+}
+
+// An instance is found in time also if it comes into a state whose instances have all been found, so that no look at them is due.
+func TestLookIsInTimeForWhoComesLater(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, stranding, waiting(`"stuck_after": "5s",`))
+	lose := func() {
+		t.Helper()
+		bounded.Exec(t, pool, "select pawl.fire_one($1, 'lose')", made(t, pool, "stranding", 1)[0])
+		folded(t, pool)
+	}
+	waits := made(t, pool, "waiting", 1)
+	lose()
+	dbtest.Advance(t, pool, 10*time.Second)
+	wantOpen(t, pool, "orphaned LOST", "slow WAIT")
+	dbtest.Advance(t, pool, time.Second)
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'again')", waits[0])
+	lose()
+	wantOpen(t, pool, "orphaned LOST")
+	dbtest.Advance(t, pool, 4*time.Second)
+	wantOpen(t, pool, "orphaned LOST")
+	dbtest.Advance(t, pool, time.Second)
+	wantOpen(t, pool, "orphaned LOST", "slow WAIT")
+	dbtest.Advance(t, pool, 5*time.Second)
+	wantOpen(t, pool, "orphaned LOST", "orphaned LOST", "slow WAIT")
+}
+
 // An instance migration keeps when the state was entered. What it brings behind the place up to which the last look came is
 // found all the same.
 func TestLookFindsWhatComesLate(t *testing.T) {

@@ -12756,6 +12756,14 @@ language sql immutable parallel safe
 as $$ select (p_hour % 25)::integer $$;
 -- +goose StatementEnd
 
+-- first_due is when instances of a place, which came into the state after p_after, are first due for a look; see pawl_private.stuck_place.
+-- Returns: null if they never are
+-- +goose StatementBegin
+create function pawl_private.first_due(p_after timestamptz, p_threshold interval, p_strands boolean) returns timestamptz
+language sql stable parallel safe
+as $$ select p_after + interval '1 microsecond' + least(p_threshold, case when p_strands then interval '10 seconds' end) $$;
+-- +goose StatementEnd
+
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.
@@ -12847,7 +12855,7 @@ begin
     where v_open and m.is_last and f.tenant_id = m.tenant_id and f.instance_id = m.instance_id and f.closed_at is null
       and f.visit_version < m.version and f.kind <> 'delivery-dead'
   ),
-  -- The next look must not begin behind what has come.
+  -- The next look must not begin behind what has come, nor come later than that is due.
   placed as (
     insert into pawl_private.stuck_place as p (tenant_id, workflow, state, slow_since, orphaned_since)
     select m.tenant_id, m.workflow, m.to_state, min(m.since) - interval '1 microsecond', min(m.since) - interval '1 microsecond'
@@ -12859,8 +12867,12 @@ begin
     set slow_since = least(p.slow_since, excluded.slow_since), orphaned_since = least(p.orphaned_since, excluded.orphaned_since),
       slow_id = case when p.slow_since <= excluded.slow_since then p.slow_id else excluded.slow_id end,
       orphaned_id = case when p.orphaned_since <= excluded.orphaned_since then p.orphaned_id else excluded.orphaned_id end,
-      next_at = '-infinity'
+      next_at = case
+        when p.next_at = 'infinity' or p.slow_since > excluded.slow_since or p.orphaned_since > excluded.orphaned_since then '-infinity'
+        else pawl_private.first_due(excluded.slow_since, p.threshold, p.strands)
+      end
     where p.next_at = 'infinity' or p.slow_since > excluded.slow_since or p.orphaned_since > excluded.orphaned_since
+      or p.next_at > pawl_private.first_due(excluded.slow_since, p.threshold, p.strands)
   ),
   stepped as (
     insert into pawl.edge_count as c (tenant_id, workflow, workflow_version, day, from_state, event, to_state, status, steps)
@@ -13915,10 +13927,10 @@ begin
     where i.workflow = p_workflow
     returning i.* into v_index;
   end if;
-  indexed := v_index.indexed;
-  -- Some may have been purged since they were indexed.
-  total := greatest(total, indexed);
+  -- Some may have been purged since they were indexed, and others were indexed by the fold.
+  total := greatest(total, v_index.indexed);
   complete := v_index.complete;
+  indexed := case when complete then total else v_index.indexed end;
 end
 $$;
 -- +goose StatementEnd
@@ -19322,6 +19334,27 @@ end
 $$;
 -- +goose StatementEnd
 
+-- visits_lately is how many visits of a state ended in the last 24 hours. It costs much less than slow_after, and so says when that is
+-- worth asking: before the first 30 visits there is no threshold.
+-- +goose StatementBegin
+create function pawl_private.visits_lately(p_tenant text, p_workflow text, p_state text, p_now timestamptz) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+  return (
+    select coalesce(sum(h.visits), 0)
+    from pawl.dwell_hour h
+    where h.tenant_id = p_tenant and h.workflow = p_workflow and h.state = p_state
+      and h.hour >= extract(epoch from p_now)::bigint / 3600 - 24);
+end
+$$;
+-- +goose StatementEnd
+
 -- open_orphaned opens a finding for each of the instances that nothing will ever move, and closes those that say that it is
 -- slow.
 -- Returns: how many were opened
@@ -19410,7 +19443,9 @@ begin
   looked := 0; opened := 0;
   select w.version into v_version from pawl.workflow w where w.name = v_place.workflow order by w.version desc limit 1;
   v_version := coalesce(v_version, 0);
-  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes' then
+  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes'
+    or v_place.threshold is null and pawl_private.visits_lately(v_place.tenant_id, v_place.workflow, v_place.state, p_now) >= 30
+  then
     v_place.version := v_version;
     v_place.measured_at := p_now;
     v_place.strands := exists (

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -107,7 +108,10 @@ func (s *Service) Reindex(ctx context.Context, name string) (i Indexing, err err
 			i = Indexing{Indexed: r.Indexed, Total: r.Total, Complete: r.Complete}
 			return err
 		})
-		if err != nil {
+		switch {
+		case errors.Is(err, fsm.WorkflowNotFound):
+			return Indexing{}, fsm.NoWorkflow(name, 0)
+		case err != nil:
 			return Indexing{}, err
 		}
 	}

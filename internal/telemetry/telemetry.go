@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -81,7 +82,8 @@ const (
 //
 // # Errors
 //
-// It fails if OTEL_EXPORTER_OTLP_PROTOCOL, or that of metrics or traces, asks for another protocol than http/protobuf.
+// It fails if OTEL_EXPORTER_OTLP_PROTOCOL, or that of metrics or traces, asks for another protocol than http/protobuf, and if
+// OTEL_EXPORTER_OTLP_ENDPOINT, or that of either, is no URL.
 func New(ctx context.Context, config Config) (*Telemetry, error) {
 	if config.Getenv == nil {
 		config.Getenv = func(string) string { return "" }
@@ -129,15 +131,25 @@ func New(ctx context.Context, config Config) (*Telemetry, error) {
 
 // pushes reports whether a signal, METRICS or TRACES, is pushed by OTLP: if it has an endpoint, or the exporter is named.
 func (t *Telemetry) pushes(signal string) (bool, error) {
-	env := t.config.Getenv
-	wish := env("OTEL_" + signal + "_EXPORTER")
-	endpoint := cmp.Or(env("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT"), env("OTEL_EXPORTER_OTLP_ENDPOINT"))
-	if disabled, _ := strconv.ParseBool(env("OTEL_SDK_DISABLED")); disabled || wish != "otlp" && (wish != "" || endpoint == "") {
+	set := func(rest string) (name, value string) {
+		for _, name = range []string{"OTEL_EXPORTER_OTLP_" + signal + rest, "OTEL_EXPORTER_OTLP" + rest} {
+			if value = t.config.Getenv(name); value != "" {
+				break
+			}
+		}
+		return name, value
+	}
+	wish := t.config.Getenv("OTEL_" + signal + "_EXPORTER")
+	place, endpoint := set("_ENDPOINT")
+	if disabled, _ := strconv.ParseBool(t.config.Getenv("OTEL_SDK_DISABLED")); disabled || wish != "otlp" && (wish != "" || endpoint == "") {
 		return false, nil
 	}
-	protocol := cmp.Or(env("OTEL_EXPORTER_OTLP_"+signal+"_PROTOCOL"), env("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf")
-	if protocol != "http/protobuf" {
-		return false, fmt.Errorf("telemetry: the protocol of OTLP is %s: only http/protobuf is supported", protocol)
+	if name, protocol := set("_PROTOCOL"); protocol != "" && protocol != "http/protobuf" {
+		return false, fmt.Errorf("telemetry: %s is %s: only http/protobuf is supported", name, protocol)
+	}
+	// The exporter would take another endpoint, or none.
+	if u, err := url.Parse(endpoint); endpoint != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		return false, fmt.Errorf("telemetry: %s must be a URL such as http://127.0.0.1:4318", place)
 	}
 	return true, nil
 }

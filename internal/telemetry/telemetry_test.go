@@ -213,11 +213,16 @@ func TestBacklogIsTheLeaders(t *testing.T) {
 	}
 }
 
-func TestProtocolsOfOTLP(t *testing.T) {
+// A variable that says something else than what can be done is named.
+func TestVariablesOfOTLP(t *testing.T) {
 	t.Parallel()
-	for name, value := range map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"} {
-		env := map[string]string{name: value, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-		if _, err := telemetry.New(t.Context(), telemetry.Config{Getenv: func(name string) string { return env[name] }}); err == nil || !strings.Contains(err.Error(), value) {
+	for name, value := range map[string]string{
+		"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json",
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "localhost:1", "OTEL_EXPORTER_OTLP_ENDPOINT": "127.0.0.1:1", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http:///v1",
+	} {
+		env := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+		env[name] = value
+		if _, err := telemetry.New(t.Context(), telemetry.Config{Getenv: func(name string) string { return env[name] }}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s=%s: %v", name, value, err)
 		}
 	}

@@ -182,6 +182,12 @@ create function pawl_private.slot_of_hour(p_hour bigint) returns integer
 language sql immutable parallel safe
 as $$ select (p_hour % 25)::integer $$;
 
+-- first_due is when instances of a place, which came into the state after p_after, are first due for a look; see pawl_private.stuck_place.
+-- Returns: null if they never are
+create function pawl_private.first_due(p_after timestamptz, p_threshold interval, p_strands boolean) returns timestamptz
+language sql stable parallel safe
+as $$ select p_after + interval '1 microsecond' + least(p_threshold, case when p_strands then interval '10 seconds' end) $$;
+
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.
@@ -272,7 +278,7 @@ begin
     where v_open and m.is_last and f.tenant_id = m.tenant_id and f.instance_id = m.instance_id and f.closed_at is null
       and f.visit_version < m.version and f.kind <> 'delivery-dead'
   ),
-  -- The next look must not begin behind what has come.
+  -- The next look must not begin behind what has come, nor come later than that is due.
   placed as (
     insert into pawl_private.stuck_place as p (tenant_id, workflow, state, slow_since, orphaned_since)
     select m.tenant_id, m.workflow, m.to_state, min(m.since) - interval '1 microsecond', min(m.since) - interval '1 microsecond'
@@ -284,8 +290,12 @@ begin
     set slow_since = least(p.slow_since, excluded.slow_since), orphaned_since = least(p.orphaned_since, excluded.orphaned_since),
       slow_id = case when p.slow_since <= excluded.slow_since then p.slow_id else excluded.slow_id end,
       orphaned_id = case when p.orphaned_since <= excluded.orphaned_since then p.orphaned_id else excluded.orphaned_id end,
-      next_at = '-infinity'
+      next_at = case
+        when p.next_at = 'infinity' or p.slow_since > excluded.slow_since or p.orphaned_since > excluded.orphaned_since then '-infinity'
+        else pawl_private.first_due(excluded.slow_since, p.threshold, p.strands)
+      end
     where p.next_at = 'infinity' or p.slow_since > excluded.slow_since or p.orphaned_since > excluded.orphaned_since
+      or p.next_at > pawl_private.first_due(excluded.slow_since, p.threshold, p.strands)
   ),
   stepped as (
     insert into pawl.edge_count as c (tenant_id, workflow, workflow_version, day, from_state, event, to_state, status, steps)

@@ -84,9 +84,9 @@ begin
     where i.workflow = p_workflow
     returning i.* into v_index;
   end if;
-  indexed := v_index.indexed;
-  -- Some may have been purged since they were indexed.
-  total := greatest(total, indexed);
+  -- Some may have been purged since they were indexed, and others were indexed by the fold.
+  total := greatest(total, v_index.indexed);
   complete := v_index.complete;
+  indexed := case when complete then total else v_index.indexed end;
 end
 $$;

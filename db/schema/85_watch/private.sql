@@ -42,6 +42,25 @@ begin
 end
 $$;
 
+-- visits_lately is how many visits of a state ended in the last 24 hours. It costs much less than slow_after, and so says when that is
+-- worth asking: before the first 30 visits there is no threshold.
+create function pawl_private.visits_lately(p_tenant text, p_workflow text, p_state text, p_now timestamptz) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+  return (
+    select coalesce(sum(h.visits), 0)
+    from pawl.dwell_hour h
+    where h.tenant_id = p_tenant and h.workflow = p_workflow and h.state = p_state
+      and h.hour >= extract(epoch from p_now)::bigint / 3600 - 24);
+end
+$$;
+
 -- open_orphaned opens a finding for each of the instances that nothing will ever move, and closes those that say that it is
 -- slow.
 -- Returns: how many were opened
@@ -127,7 +146,9 @@ begin
   looked := 0; opened := 0;
   select w.version into v_version from pawl.workflow w where w.name = v_place.workflow order by w.version desc limit 1;
   v_version := coalesce(v_version, 0);
-  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes' then
+  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes'
+    or v_place.threshold is null and pawl_private.visits_lately(v_place.tenant_id, v_place.workflow, v_place.state, p_now) >= 30
+  then
     v_place.version := v_version;
     v_place.measured_at := p_now;
     v_place.strands := exists (
