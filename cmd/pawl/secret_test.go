@@ -88,7 +88,7 @@ func TestNoOutputShowsASecret(t *testing.T) {
 		wrong    = "whsec_dG9vIHNob3J0"
 		provider = "sk_live_c2VjcmV0IG9mIGEgc2VydmljZQ"
 		variable = "sk_live_aW4gdGhlIHByb2Nlc3MgYWxvbmU"
-		// In variables that cannot be read.
+		// Of a collector, in variables of which some cannot be read.
 		telemetry = "dGVsZW1ldHJ5"
 	)
 	planted := []string{
@@ -100,7 +100,7 @@ func TestNoOutputShowsASecret(t *testing.T) {
 		return []string{
 			"DATABASE_URL=" + role, "PAWL_WEBHOOK_ALLOW_PRIVATE=true", "PAWL_LOG_LEVEL=debug", "PAWL_WEBHOOK_SECRET=" + shared,
 			"PAWL_WEBHOOK_BACKOFF_BASE=10ms", "PAWL_SECRET_KEY=" + strings.Join(keys, ","), "PAWL_CONNECTION_CRM=" + variable,
-			"OTEL_EXPORTER_OTLP_ENDPOINT=http://me:" + telemetry + "@127.0.0.1:1%zz", "OTEL_EXPORTER_OTLP_HEADERS=a: " + telemetry + ",b=" + telemetry + "%zz",
+			"OTEL_EXPORTER_OTLP_ENDPOINT=http://me:" + telemetry + "@127.0.0.1:1", "OTEL_EXPORTER_OTLP_HEADERS=a: " + telemetry + ",b=" + telemetry + "%zz",
 		}
 	}
 	run := func(env []string, code int, args ...string) string {
@@ -113,6 +113,7 @@ func TestNoOutputShowsASecret(t *testing.T) {
 		return stdout + stderr
 	}
 
+	run(append(env(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://me:"+telemetry+"@127.0.0.1:1%zz"), 1, "serve")
 	plain := start(t, env(), "serve")
 	plain.Output.Find(t, "secrets of webhooks and connections are stored as they are: give a key in PAWL_SECRET_KEY")
 	server := []string{"PAWL_SERVER=" + plain.url}
