@@ -1985,7 +1985,7 @@ declare
   v_read bigint := (select min(c.position) from pawl.consumer c where c.audit);
 begin
   if p_before is null or p_before > pawl.now() then
-    perform pawl_private.raise_condition('malformed-request', 'p_before must be a time that is past');
+    perform pawl_private.raise_condition('malformed-request', 'rows are deleted that were written before a time, which must be past');
   end if;
   with gone as (
     delete from pawl.audit a
@@ -11216,7 +11216,7 @@ revoke execute on function pawl_private.excerpt(jsonb) from public;
 create function pawl_private.expected_fault(p_expected text) returns text
 language sql immutable parallel safe
 as $$
-  select format('%L is no array of versions', left(p_expected, 100))
+  select format('the expected version is %L: it must be * for any, or an array of versions such as {3}', left(p_expected, 100))
   where p_expected not in ('', '*') and case
     when p_expected ~ '^[{]((-?[0-9]{1,18}|[0-9]{19,30})(,(-?[0-9]{1,18}|[0-9]{19,30}))*)?[}]$' then 9223372036854775807 < any (p_expected::numeric[])
     else true

@@ -100,6 +100,8 @@ func TestGrantsThatCannotBe(t *testing.T) {
 		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read"], "workflows": ["` + long + `"]}`, "/workflows/0"},
 		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read"], "workflows": [` + list(101, "a") + `]}`, "/workflows"},
 		{http.MethodPost, "/v1/tokens", `{"subject": "s", "roles": [""]}`, "/roles/0"},
+		{http.MethodPost, "/v1/tokens", `{"subject": " ", "scopes": ["read"]}`, "/subject"},
+		{http.MethodPost, "/v1/tokens", `{"subject": "s\n", "scopes": ["read"]}`, "/subject"},
 		{http.MethodPost, "/v1/tokens", `{"subject": "s", "roles": [` + list(21, "r") + `]}`, "/roles"},
 		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read"], "expires_at": "soon"}`, "/expires_at"},
 		{http.MethodPost, "/v1/tokens", `{"subject": "s", "scopes": ["read", "write"], "id": "A"}`, "/scopes/1"},

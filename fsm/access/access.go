@@ -85,8 +85,11 @@ func (s *Service) CreateToken(ctx context.Context, t Token, within []string) (To
 	if !isSlug(t.ID) {
 		faults = append(faults, fsm.Fault{Pointer: "/id", Detail: "must be 1 to 63 lower-case letters, digits and hyphens, with no hyphen at an end"})
 	}
-	if t.Subject == "" {
+	switch {
+	case t.Subject == "":
 		faults = append(faults, fsm.Fault{Pointer: "/subject", Detail: "is missing"})
+	case strings.TrimSpace(t.Subject) == "" || strings.ContainsFunc(t.Subject, unicode.IsControl):
+		faults = append(faults, fsm.Fault{Pointer: "/subject", Detail: "must not be blank, and have no control characters: it is the actor in history"})
 	}
 	if t.ExpiresAt != nil && !t.ExpiresAt.After(time.Now()) {
 		faults = append(faults, fsm.Fault{Pointer: "/expires_at", Detail: "is in the past"})

@@ -1401,7 +1401,7 @@ $$;
 create function pawl_private.expected_fault(p_expected text) returns text
 language sql immutable parallel safe
 as $$
-  select format('%L is no array of versions', left(p_expected, 100))
+  select format('the expected version is %L: it must be * for any, or an array of versions such as {3}', left(p_expected, 100))
   where p_expected not in ('', '*') and case
     when p_expected ~ '^[{]((-?[0-9]{1,18}|[0-9]{19,30})(,(-?[0-9]{1,18}|[0-9]{19,30}))*)?[}]$' then 9223372036854775807 < any (p_expected::numeric[])
     else true

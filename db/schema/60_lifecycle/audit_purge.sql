@@ -18,7 +18,7 @@ declare
   v_read bigint := (select min(c.position) from pawl.consumer c where c.audit);
 begin
   if p_before is null or p_before > pawl.now() then
-    perform pawl_private.raise_condition('malformed-request', 'p_before must be a time that is past');
+    perform pawl_private.raise_condition('malformed-request', 'rows are deleted that were written before a time, which must be past');
   end if;
   with gone as (
     delete from pawl.audit a
