@@ -16,6 +16,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // The probe is told of each command, by names of definitions alone: what a caller invents is left out.
@@ -119,7 +120,7 @@ func TestRefusalsNameTheirEvent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		<-told
+		bounded.Receive(t, "the observation", told)
 		return r.Instance.ID
 	}
 	id, strict := create("w"), create("strict")
@@ -147,13 +148,13 @@ func TestRefusalsNameTheirEvent(t *testing.T) {
 		{fsm.FireCommand{ID: id, Event: "secret", Key: "b"}, "w  unknown-event"},
 	} {
 		s.Do(t.Context(), []fsm.Command{c.command})
-		o := <-told
+		o := bounded.Receive(t, "the observation", told)
 		if got := strings.TrimSpace(fmt.Sprintf("%s %s %s %s", o.Workflow, o.Event, o.Outcome, o.Key)); got != c.want {
 			t.Errorf("%d: the probe is told %q, want %q", i, got, c.want)
 		}
 	}
 	_, err := s.Override(t.Context(), fsm.OverrideCommand{ID: id, To: "NOWHERE", Expect: fsm.ExpectAny(), Origin: fsm.Origin{Reason: "test"}})
-	if o := <-told; o.Workflow != "w" || o.Event != "_override" || o.Key != "" {
+	if o := bounded.Receive(t, "the observation", told); o.Workflow != "w" || o.Event != "_override" || o.Key != "" {
 		t.Errorf("of a refused override the probe is told %+v (%v)", o, err)
 	}
 }

@@ -18,15 +18,15 @@ import (
 
 // walk is a workflow with every kind of step that the fold tells apart: out of a state and back into it, within it
 // (note), eventless (through B.done), by a pattern, by a timer, and into each kind of end. Two of its states strand
-// instances or make them slow. Its version has a state more.
+// instances or make them slow; in the others none is slow, however long it takes. Its version has a state more.
 func walk(version int, search string) string {
 	return fmt.Sprintf(`{"name": "walk", "retention": "1h", "initial": "A", "cancel": "Off", "search": {%s}, "states": {
 		"A": {"stuck_after": "1ms", "on": {
 			"go": [{"target": "B", "assign": "*"}], "again": [{"target": "A"}], "note": [{"assign": "*"}], "x.*": [{"target": "C", "assign": "*"}]}},
 		"B": {"initial": "one", "on": {"back": [{"target": "A"}]}, "done": [{"target": "C"}], "states": {
-			"one": {"on": {"finish": [{"target": "B.end"}]}}, "end": {"type": "final"}}},
-		"C": {"on": {"stop": [{"target": "Done"}], "fail": [{"target": "Lost"}]}, "after": {"1s": [{"target": "A"}]}},
-		"D%d": {"on": {"go": [{"target": "A"}]}},
+			"one": {"stuck_after": "10000h", "on": {"finish": [{"target": "B.end"}]}}, "end": {"type": "final"}}},
+		"C": {"stuck_after": "10000h", "on": {"stop": [{"target": "Done"}], "fail": [{"target": "Lost"}]}, "after": {"1s": [{"target": "A"}]}},
+		"D%d": {"stuck_after": "10000h", "on": {"go": [{"target": "A"}]}},
 		"Hole": {"always": [{"guard": "$.context.never == 1", "target": "A"}]},
 		"Done": {"type": "final", "outcome": "completed"}, "Lost": {"type": "final", "outcome": "failed"},
 		"Off": {"type": "final", "outcome": "cancelled"}}}`, search, version)
