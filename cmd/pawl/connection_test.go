@@ -38,6 +38,27 @@ func TestConnectionCommands(t *testing.T) {
 	refuses([]string{"PAWL_CONNECTION_SECRET=x"}, "not both", put("--auth", "bearer", "--env", "TOKEN_PSP")...)
 	refuses(nil, "names a variable that the operator does not allow", put("--auth", "bearer", "--env", "PAWL_CONNECTION_PSP")...)
 	refuses(nil, "412 version-mismatch", put("--if-match", "7")...)
+
+	// A definition may name a connection that there is not. Who asks the service is warned.
+	calls := writeFile(t, "calls.yaml", `
+name: calls
+initial: A
+states:
+  A:
+    invoke:
+      a: { http: { connection: psp, method: POST, path: /a }, idempotency: {}, deadline: 1h, done: B, error: B, unknown: B }
+      b: { http: { connection: crm, method: POST, path: /b }, idempotency: {}, deadline: 1h, done: B, error: B, unknown: B }
+  B: { type: final }
+`)
+	const warning = "/states/A/invoke/b/http/connection: there is no connection crm: tasks wait until there is one (unknown-connection)\n"
+	_, stderr, code := pawl(t, server, "workflow", "validate", calls)
+	if code != 0 || strings.Count(stderr, "warning") != 1 || !strings.HasSuffix(stderr, warning) || !strings.Contains(stderr, "calls.yaml:8:20: warning") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if _, stderr, code := pawl(t, nil, "workflow", "validate", calls); code != 0 || stderr != "" {
+		t.Errorf("without a service: exit code %d: %s", code, stderr)
+	}
+	mustPawl(t, server, "workflow", "apply", calls)
 	refuses(nil, "no such file", put("--ca", "nowhere.pem")...)
 	shows(mustPawl(t, server, put("--auth", "header", "--header-name", "X-Key", "--env", "TOKEN_PSP", "--if-match", "1")...), "auth         header X-Key from TOKEN_PSP\n", "timeout      that of the task\n", "version      2\n")
 	shows(mustPawl(t, server, "connection", "list"), "psp   https://93.184.215.14/v1  header X-Key from TOKEN_PSP  circuit closed")

@@ -21,7 +21,7 @@ import (
 type workflowValidate struct {
 	Files  []string `arg:"" type:"existingfile" help:"Files with a definition in YAML or JSON."`
 	Format string   `enum:"text,json,github" default:"text" help:"Format: text, json, or github (annotations in the log of GitHub Actions)."`
-	Server string   `placeholder:"URL" env:"PAWL_SERVER" help:"URL of a service that checks the syntax of guards and assigns too; without it that is not checked."`
+	Server string   `placeholder:"URL" env:"PAWL_SERVER" help:"URL of a service that checks the syntax of guards and assigns too, and says which connections there are not; without it that is not checked."`
 	Token  string   `type:"secret" secret:"" placeholder:"@FILE" env:"PAWL_TOKEN" help:"Bearer token to send, from the environment or a file."`
 	Strict bool     `help:"Fail if there are warnings, too."`
 	schemasFlag
@@ -109,29 +109,42 @@ func relative(file string) string {
 
 // check returns the warnings of a file, and its faults as an error.
 func (w *workflowValidate) check(c *console, file string) (warnings []fault, err error) {
-	warnings = []fault{}
 	document, draft, err := readDraft(file, schemasIn(w.Schemas))
 	if err != nil {
-		return warnings, err
+		return []fault{}, err
 	}
+	if err = draft.Err(); err == nil && w.Server != "" {
+		err = w.ask(c, document, draft)
+	}
+	warnings = []fault{}
 	for _, warning := range draft.Warnings() {
 		warnings = append(warnings, fault{Name: warning.Name, Pointer: warning.Pointer, Detail: warning.Detail})
 	}
 	locateFaults(file, warnings)
-	if err := draft.Err(); err != nil || w.Server == "" {
-		return warnings, err
-	}
+	return warnings, err
+}
+
+// ask has the service check a definition, and warns of the connections that the token's tenant does not have. A token that may
+// not see connections is warned of none.
+func (w *workflowValidate) ask(c *console, document json.RawMessage, draft *definition.Draft) (err error) {
 	if w.Schemas != "" { // The service may not have these schemas yet.
 		if document, err = withSchemas(document, &draft.Definition); err != nil {
-			return warnings, err
+			return err
 		}
 	}
 	client := clientFlags{Server: w.Server, Token: w.Token}
-	_, err = client.do(c, call{
+	if _, err = client.do(c, call{
 		method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(draft.Definition.Name),
 		query: url.Values{"dry_run": {"true"}}, body: document,
-	}, nil)
-	return warnings, err
+	}, nil); err != nil {
+		return err
+	}
+	draft.WarnOfConnections(func(name string) bool {
+		var refused *problem
+		_, err := client.do(c, call{method: http.MethodGet, path: "/v1/connections/" + url.PathEscape(name)}, nil)
+		return errors.As(err, &refused) && refused.Status == http.StatusNotFound && refused.Code == "not-found"
+	})
+	return nil
 }
 
 // withSchemas returns a document with the copies of schemas that its model carries.

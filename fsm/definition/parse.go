@@ -79,6 +79,8 @@ type Draft struct {
 	schemaCost int
 	// late has the events of tasks that end too late, by the pointers to their names.
 	late map[string]string
+	// connections has the names of connections, by the pointers to them.
+	connections map[string]string
 	// undos has the pointers of the compensations.
 	undos map[*Task]string
 	// named has the schemas of the deployment that the definition refers to, and hints what is like those that there
@@ -130,7 +132,7 @@ func newDraft(limits Limits) *Draft {
 	}
 	return &Draft{
 		Paths: map[string][]string{}, within: map[string][]string{}, pointers: map[string]string{}, schemas: map[string]checkedSchema{},
-		payloads: map[string]payload{}, timed: map[string]bool{}, late: map[string]string{}, undos: map[*Task]string{}, allowed: map[string][]string{}, named: named{}, limits: limits,
+		payloads: map[string]payload{}, timed: map[string]bool{}, late: map[string]string{}, connections: map[string]string{}, undos: map[*Task]string{}, allowed: map[string][]string{}, named: named{}, limits: limits,
 	}
 }
 

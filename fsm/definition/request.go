@@ -45,6 +45,7 @@ func (d *Draft) request(at string, v any, connection string, roots []string) *Re
 		if r.Connection != "" && !IsConnectionName(r.Connection) {
 			d.fault(at+"/connection", "must be the name of a connection: up to %d lower-case letters and digits, with single dashes or underscores between", MaxConnectionName)
 		}
+		d.connections[at+"/connection"] = r.Connection
 	}
 	r.Method, _ = m["method"].(string)
 	if !slices.Contains(methods, r.Method) {

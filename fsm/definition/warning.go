@@ -19,8 +19,8 @@ type Warning struct {
 // warningNames are those of all warnings.
 var warningNames = []string{
 	"actor-unverified", "cancel-protected", "deadline-after-timeout", "default-is-text", "no-undoing-state", "not-undone", "nudge-stays", "operand-may-be-missing",
-	"quoted-text", "rearm-without-timer", "retry-without-key", "stuck-after-timeout", "task-without-key", "time-as-text", "unknown-context-member", "unknown-payload-member", "unknown-variable",
-	"use-absent", "use-present", "wildcard-comparison",
+	"quoted-text", "rearm-without-timer", "retry-without-key", "stuck-after-timeout", "task-without-key", "time-as-text", "unknown-connection", "unknown-context-member",
+	"unknown-payload-member", "unknown-variable", "use-absent", "use-present", "wildcard-comparison",
 }
 
 // warn adds a warning, unless the definition silences it at this place.
@@ -44,6 +44,19 @@ func (d *Draft) Warnings() []Warning {
 	warnings := slices.DeleteFunc(slices.Clone(d.warnings), silenced)
 	slices.SortStableFunc(warnings, func(a, b Warning) int { return strings.Compare(a.Pointer, b.Pointer) })
 	return warnings
+}
+
+// WarnOfConnections warns of the connections that are missing, of which each tenant has its own.
+func (d *Draft) WarnOfConnections(missing func(name string) bool) {
+	known := map[string]bool{}
+	for at, name := range d.connections {
+		if _, asked := known[name]; !asked {
+			known[name] = !missing(name)
+		}
+		if !known[name] {
+			d.warn("unknown-connection", at, "there is no connection %s: tasks wait until there is one", name)
+		}
+	}
 }
 
 // allow reads the member x-allow: the names of warnings that are silenced from here on.
