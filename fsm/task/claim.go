@@ -117,10 +117,11 @@ type Claim struct {
 	answered chan struct{} // Closed when there is an answer.
 
 	// The lock of the Service is held for these.
-	looks    bool // It is in a call.
-	first    bool // Its first look is over.
-	left     bool // Nobody waits for its answer any more.
-	returned bool // Await has returned the tasks.
+	looks    bool          // It is in a call.
+	over     chan struct{} // Closed when that call is over.
+	first    bool          // Its first look is over.
+	left     bool          // Nobody waits for its answer any more.
+	returned bool          // Await has returned the tasks.
 	work     []Work
 	err      error
 }
@@ -160,7 +161,7 @@ func (l *line) change() {
 }
 
 // Await returns the tasks when there are some. When the context ends it returns none, but it looks once whatever the
-// context. It may be called again.
+// context, and at its deadline a look that is under way counts. It may be called again.
 // Kinds: TooManyRequests, Unavailable.
 func (c *Claim) Await(ctx context.Context) ([]Work, error) {
 	select {
@@ -170,6 +171,13 @@ func (c *Claim) Await(ctx context.Context) ([]Work, error) {
 	}
 	c.service.mu.Lock()
 	defer c.service.mu.Unlock()
+	// What the look takes would have to be given back, and then look to the next worker as if it had been worked on.
+	for c.looks && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		over := c.over
+		c.service.mu.Unlock()
+		<-over
+		c.service.mu.Lock()
+	}
 	c.returned = len(c.work) > 0
 	return c.work, c.err
 }
@@ -249,7 +257,7 @@ func (s *Service) take(l *line, again int) (batch []*Claim, more bool) {
 		if c.first {
 			again--
 		}
-		c.looks = true
+		c.looks, c.over = true, make(chan struct{})
 		batch = append(batch, c)
 	}
 	return batch, true
@@ -268,6 +276,7 @@ func (s *Service) lookFor(l *line, batch []*Claim) (some, full bool) {
 		work, err := answers[i].Result, answers[i].Err
 		some, full = some || len(work) > 0, len(work) == c.command.Max
 		c.looks = false
+		close(c.over)
 		waits := len(work) == 0 && (err == nil || c.first && errors.Is(err, fsm.Unavailable))
 		if !c.first {
 			c.first = true

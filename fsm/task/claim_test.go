@@ -73,6 +73,54 @@ func TestIdleTopic(t *testing.T) {
 	bounded.Wait(t, "the claims", waiting.Wait)
 }
 
+// A claim whose time is over while it looks gets what the look takes. Given back, the task would come to the next worker as if
+// somebody had worked on it.
+func TestLookUnderWayCounts(t *testing.T) {
+	t.Parallel()
+	looking, look := make(chan struct{}, 100), make(chan struct{})
+	first := true
+	pool := fsmtest.Spied(t, dbtest.New(t), func(c *pgxpool.Config) {
+		c.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, _ []any) {
+			if !strings.Contains(sql, "pawl.work_claims") {
+				return
+			}
+			if first {
+				first = false
+				return
+			}
+			looking <- struct{}{}
+			<-look
+		}}
+	})
+	s := fsmtest.On(t, pool, fsm.Config{})
+	fsmtest.Register(t, s, packing)
+	tasks := task.New(s.Service, nil)
+	claim, err := tasks.Claim(t.Context(), command("pack"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer claim.Close()
+	over, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	if work, err := claim.Await(over); len(work) > 0 || err != nil {
+		t.Fatalf("%d tasks, %v", len(work), err)
+	}
+	fsmtest.Create(t, s, "packing", `{}`)
+	bounded.Receive(t, "the second look", looking)
+	got := make(chan int, 1)
+	go func() {
+		work, err := claim.Await(over)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- len(work)
+	}()
+	close(look)
+	if n := bounded.Receive(t, "the claim", got); n != 1 {
+		t.Errorf("it gets %d tasks, and what it took is given back", n)
+	}
+}
+
 // Claims of two processes get each task once, and what is reported together is settled together.
 func TestTasksAreDoneOnce(t *testing.T) {
 	t.Parallel()
