@@ -9481,7 +9481,7 @@ declare
     when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') not in ('object', 'string') then array['/work/input', 'must be an object, or a path that selects one']
     when p_task ? 'work' and p_task ?| array['idempotency', 'timeout', 'success', 'reconcile']
       then array['', 'work has no idempotency, timeout, success and reconcile']
-    when p_task ? 'idempotency' and (coalesce(p_task #>> '{idempotency,header}', '') !~ '^[A-Za-z0-9!#%&''*+.^_`|~-]{1,100}$' or p_task #> '{idempotency,window}' is null)
+    when p_task ? 'idempotency' and (coalesce(p_task #>> '{idempotency,header}', '') !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,100}$' or p_task #> '{idempotency,window}' is null)
       then array['/idempotency', 'must have a header and a window']
     when p_task ? 'retry' and coalesce(p_task #>> '{retry,max}', '') !~ '^([1-9][0-9]?|100)$' then array['/retry/max', 'must be 1 to 100']
     when p_task ? 'retry' and (p_task #> '{retry,base}' is null or p_task #> '{retry,cap}' is null) then array['/retry', 'must have max, base and cap']
@@ -10596,7 +10596,7 @@ as $$
               else (
                 select case
                   when not t.value ? 'target' then case
-                    when e.key in ('always', 'done', 'error', 'unknown') then format('%s must have a target', e.key)
+                    when not e.own and e.key in ('always', 'done', 'error', 'unknown') then format('%s must have a target', e.key)
                     when t.value ? 'resume' or t.value ? 'internal' then 'resume and internal need a target'
                   end
                   when o.path is null then format('there is no state %s', t.value ->> 'target')

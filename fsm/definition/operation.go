@@ -204,6 +204,9 @@ func (d *Draft) set(at string, v any) {
 	if len(names) == 0 {
 		d.fault(at+"/1", "must be an array of the names that lead to the member, and not be empty")
 	}
+	if len(names) > MaxDepth {
+		d.fault(at+"/1", "must have at most %d names, since nothing may be nested deeper", MaxDepth)
+	}
 	for i, name := range names {
 		at := fmt.Sprintf("%s/1/%d", at, i)
 		d.value(at, name, false)

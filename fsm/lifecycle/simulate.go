@@ -254,10 +254,12 @@ func (r *simulation) fire(ctx context.Context, m fsm.Simulator, e SimulatedEvent
 
 // kind is that of the event's step, as in history.
 func (e SimulatedEvent) kind() string {
-	switch before, _, _ := strings.Cut(e.Event, ":"); before {
-	case "done", "error", "unknown":
+	before, _, engine := strings.Cut(e.Event, ":")
+	switch {
+	case !engine: // A caller's event may have any of these names.
+	case before == "done" || before == "error" || before == "unknown":
 		return "result"
-	case "compensated":
+	case before == "compensated":
 		return before
 	}
 	return "transition"

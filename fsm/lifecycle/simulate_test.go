@@ -410,6 +410,37 @@ func TestSimulateFromAState(t *testing.T) {
 	}
 }
 
+// The members of a state and the kinds of steps are good names for events, too.
+func TestEventsNamedAsMembers(t *testing.T) {
+	t.Parallel()
+	names := []string{
+		"after", "always", "compensate", "compensated", "created", "entry", "error", "every", "exit", "forced", "initial", "invoke", "migrated", "result",
+		"resume", "states", "timeout", "transition", "unknown",
+	}
+	var events []string
+	simulation := lifecycle.Simulation{Workflow: "named"}
+	for _, name := range names {
+		events = append(events, fmt.Sprintf(`%q: {"assign": {"last": "$.event", "n": "$.payload.n"}}`, name))
+		simulation.Events = append(simulation.Events, lifecycle.SimulatedEvent{Event: name, Payload: json.RawMessage(`{"n": 1}`)})
+	}
+	s, _ := fsmtest.New(t, fsm.Config{}, `{"name": "named", "initial": "A", "states": {
+		"A": {"on": {"end": "END", `+strings.Join(events, ", ")+`}}, "END": {"type": "final"}}}`)
+	i := fsmtest.Create(t, s, "named", "{}")
+	simulated, err := s.Simulate(t.Context(), simulation)
+	if err != nil || len(simulated.Steps) != len(names) {
+		t.Fatalf("%+v, %v", simulated, err)
+	}
+	for n, step := range simulated.Steps {
+		want := fmt.Sprintf(`{"last": %q, "n": 1}`, names[n])
+		if step.Err != nil || step.Kind != "transition" {
+			t.Errorf("%s makes %+v", names[n], step)
+			continue
+		}
+		fsmtest.SameJSON(t, step.Context, want)
+		fsmtest.SameJSON(t, fsmtest.Fire(t, s, i.ID, names[n], `{"n": 1}`).Context, want)
+	}
+}
+
 func TestSimulateRefuses(t *testing.T) {
 	t.Parallel()
 	s, _ := fsmtest.New(t, fsm.Config{}, fsmtest.FlightBooking)
