@@ -243,7 +243,8 @@ func TestFaults(t *testing.T) {
 		top(`"version":null`):       {"/version": "from 1"},
 
 		// Wrong types and unknown members, at every level.
-		top(`"description":null`):                                   {"/description": "string"},
+		top(`"description":null`):                                   {"/description": "is missing or null: it must be a string"},
+		`{"name":"w","initial":"A"}`:                                {"/states": "is missing or null: it must be an object", "/initial": "no state"},
 		top(`"description":""`):                                     {"/description": "not empty"},
 		top(`"require_if_match":"yes"`):                             {"/require_if_match": "true or false"},
 		top(`"search":[]`):                                          {"/search": "object"},

@@ -31,15 +31,21 @@ func (d *Draft) members(at string, m map[string]any, known ...string) {
 
 func (d *Draft) object(at string, v any) (map[string]any, bool) {
 	m, ok := v.(map[string]any)
-	if !ok {
+	switch {
+	case v == nil:
+		d.fault(at, "is missing or null: it must be an object")
+	case !ok:
 		d.fault(at, "must be an object")
 	}
 	return m, ok
 }
 
 func (d *Draft) text(at string, v any) string {
-	s, ok := v.(string)
-	if !ok || s == "" {
+	s, _ := v.(string)
+	switch {
+	case v == nil:
+		d.fault(at, "is missing or null: it must be a string that is not empty")
+	case s == "":
 		d.fault(at, "must be a string that is not empty")
 	}
 	return s
