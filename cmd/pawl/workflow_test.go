@@ -171,7 +171,7 @@ states:
 		}
 	}
 	stdout, _, code = pawl(t, nil, "workflow", "validate", "--strict", "--format", "github", warned)
-	if want := "::warning file=" + warned + ",line=9,col=9::warning: /states/A/on/go/guard: exists("; code != 1 || !strings.Contains(stdout, want) {
+	if want := "::warning file=" + warned + ",line=9,col=9::/states/A/on/go/guard: exists("; code != 1 || !strings.Contains(stdout, want) {
 		t.Errorf("exit code %d, no %q in %s", code, want, stdout)
 	}
 	var checked []struct {

@@ -202,14 +202,14 @@ func (f fault) annotation(file string) string {
 	return text + "::" + escape.Replace(f.String())
 }
 
-// String returns the detail of a fault behind its pointer, and a warning with its name.
+// String returns the detail of a fault behind its pointer, and the name of a warning.
 func (f fault) String() string {
 	text := f.Detail
 	if f.Pointer != "" {
 		text = f.Pointer + ": " + text
 	}
 	if f.Name != "" {
-		text = fmt.Sprintf("warning: %s (%s)", text, f.Name)
+		text = fmt.Sprintf("%s (%s)", text, f.Name)
 	}
 	return text
 }
@@ -226,6 +226,9 @@ func (c *console) printFaultsOf(file string, faults []fault) {
 		}
 		if f.Column > 0 {
 			at += fmt.Sprintf(":%d", f.Column)
+		}
+		if f.Name != "" {
+			at += ": warning"
 		}
 		c.complain("%s: %s\n", at, f)
 	}
