@@ -459,16 +459,16 @@ create table pawl.finding (
   heal_at timestamp with time zone default '1970-01-01 00:00:00+00'::timestamp with time zone,
   constraint finding_pkey PRIMARY KEY (tenant_id, id),
   constraint finding_closes_after_it_opens CHECK ((closed_at >= opened_at)),
-  constraint finding_kind_is_known CHECK ((kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-late'::text, 'task-dead'::text, 'delivery-dead'::text, 'heal-failed'::text, 'healing-paused'::text]))),
+  constraint finding_kind_is_known CHECK ((kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'timer-failing'::text, 'connection-missing'::text, 'task-late'::text, 'task-dead'::text, 'delivery-dead'::text, 'heal-failed'::text, 'healing-paused'::text]))),
   constraint finding_names_an_instance_unless_healing_is_paused CHECK ((num_nulls(instance_id, state, visit_version, since) =
 CASE kind
     WHEN 'healing-paused'::text THEN 4
     ELSE 0
 END)),
-  constraint finding_of_a_task_or_a_delivery_names_it CHECK (((kind = ANY (ARRAY['task-late'::text, 'task-dead'::text, 'delivery-dead'::text])) = (cause_id IS NOT NULL))),
+  constraint finding_of_a_task_or_a_delivery_names_it CHECK (((kind = ANY (ARRAY['connection-missing'::text, 'task-late'::text, 'task-dead'::text, 'delivery-dead'::text])) = (cause_id IS NOT NULL))),
   constraint finding_visit_version_is_positive CHECK ((visit_version >= 1))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
-CREATE INDEX finding_cause_idx ON pawl.finding USING btree (tenant_id, id) WHERE ((closed_at IS NULL) AND (cause_id IS NOT NULL));
+CREATE INDEX finding_cause_idx ON pawl.finding USING btree (tenant_id, id) WHERE ((closed_at IS NULL) AND ((cause_id IS NOT NULL) OR (kind = 'timer-failing'::text)));
 CREATE INDEX finding_closed_at_idx ON pawl.finding USING btree (closed_at, id) WHERE (closed_at IS NOT NULL);
 CREATE INDEX finding_count_idx ON pawl.finding USING btree (kind) WHERE (closed_at IS NULL);
 CREATE INDEX finding_heal_idx ON pawl.finding USING btree (tenant_id, workflow, heal_at) WHERE ((closed_at IS NULL) AND (heal_at IS NOT NULL) AND (kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-dead'::text])));
@@ -1306,6 +1306,8 @@ create table pawl_private.watch (
   task_tenant text collate "C" not null default ''::text,
   delivery_tenant text collate "C" not null default ''::text,
   cause_tenant text collate "C" not null default ''::text,
+  timer_tenant text collate "C" not null default ''::text,
+  lane_tenant text collate "C" not null default ''::text,
   healed_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
   heal_tenant text collate "C" not null default ''::text,
   heal_workflow text collate "C" not null default ''::text,
@@ -1324,7 +1326,7 @@ create table pawl_private.watch_place (
   tenant_id text collate "C" not null,
   id uuid not null,
   constraint watch_place_pkey PRIMARY KEY (walk, tenant_id),
-  constraint watch_place_walk_is_known CHECK ((walk = ANY (ARRAY['task'::text, 'delivery'::text, 'cause'::text])))
+  constraint watch_place_walk_is_known CHECK ((walk = ANY (ARRAY['task'::text, 'delivery'::text, 'cause'::text, 'timer'::text])))
 ) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
 
 create type pawl.outcome as (
@@ -4191,6 +4193,8 @@ declare
   v_at_place record;
   v_tasks record;
   v_deliveries record;
+  v_timers record;
+  v_lanes record;
   v_causes record;
   v_bad bigint;
   v_purged record;
@@ -4222,13 +4226,17 @@ begin
   -- Where tasks ended badly, there may be more behind them. Those that are known already are walked at leisure.
   more := more or v_bad > 0 and v_tasks.cut;
   select * into v_deliveries from pawl_private.walk_on('delivery', v_watch.delivery_tenant, v_limit);
-  opened := opened + v_bad + pawl_private.look_at_deliveries(v_deliveries.tenants, v_deliveries.ids, v_now);
+  select * into v_timers from pawl_private.walk_on('timer', v_watch.timer_tenant, v_limit);
+  select * into v_lanes from pawl_private.look_at_lanes(v_watch.lane_tenant, least(v_limit, 100), v_now);
+  opened := opened + v_bad + v_lanes.opened + pawl_private.look_at_deliveries(v_deliveries.tenants, v_deliveries.ids, v_now)
+    + pawl_private.look_at_timers(v_timers.tenants, v_timers.ids, v_now);
 
   select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
 
   update pawl_private.watch w
   set looked_at = case when more then '-infinity' else v_now end,
     task_tenant = v_tasks.upto, delivery_tenant = v_deliveries.upto, cause_tenant = v_causes.upto,
+    timer_tenant = v_timers.upto, lane_tenant = v_lanes.upto,
     purged_at = v_purged.upto_at, purged_id = v_purged.upto_id;
 end
 $$;
@@ -12738,7 +12746,14 @@ begin
   loop
     continue when v_finding.kind = 'delivery-dead' and exists (
       select from pawl.delivery d where d.tenant_id = v_finding.tenant_id and d.id = v_finding.cause_id and d.status = 'dead');
-    continue when v_finding.kind <> 'delivery-dead' and exists (
+    continue when v_finding.kind = 'timer-failing' and exists (
+      select from pawl.timer t
+      where t.tenant_id = v_finding.tenant_id and t.instance_id = v_finding.instance_id and t.failed_version = t.armed_version);
+    continue when v_finding.kind = 'connection-missing' and exists (
+      select from pawl.task t
+      where t.tenant_id = v_finding.tenant_id and t.id = v_finding.cause_id and t.due_at is not null
+        and not exists (select from pawl.connection c where c.tenant_id = t.tenant_id and c.name = t.connection));
+    continue when v_finding.kind in ('task-dead', 'task-late') and exists (
       select
       from pawl.task t
       cross join pawl.residence r
@@ -12795,6 +12810,55 @@ begin
 end
 $$;
 revoke execute on function pawl_private.look_at_deliveries(text[],uuid[],timestamp with time zone) from public;
+
+create function pawl_private.look_at_lanes(p_after text, p_limit integer, p_now timestamp with time zone, OUT upto text, OUT opened bigint) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lane pawl.task_lane;
+  v_task pawl.task;
+  v_residence pawl.residence;
+  v_looked integer := 0;
+begin
+  opened := 0;
+  for v_lane in select l.* from pawl.task_lanes(p_after, p_limit) l loop
+    v_looked := v_looked + 1;
+    upto := v_lane.tenant_id;
+    continue when not v_lane.missing;
+    for v_task in
+      select t.*
+      from pawl.task t
+      where t.tenant_id = v_lane.tenant_id and t.connection = v_lane.connection and t.connection is not null
+        and t.due_at is not null and t.due_at <= p_now - interval '10 seconds'
+      order by t.due_at
+      limit p_limit
+    loop
+      select r.* into v_residence
+      from pawl.residence r
+      where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
+      for key share skip locked;
+      continue when not found;
+      insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+      values (
+        v_task.tenant_id, pawl_private.uuid_v7(p_now), 'connection-missing', v_task.instance_id, v_residence.workflow, v_residence.state,
+        v_residence.visit_version, v_residence.since, v_task.id, p_now,
+        jsonb_build_object('task_id', v_task.id, 'task', v_task.name, 'connection', v_task.connection))
+      on conflict do nothing;
+      opened := opened + case when found then 1 else 0 end;
+    end loop;
+  end loop;
+  upto := case when v_looked >= p_limit then upto else '' end;
+end
+$$;
+revoke execute on function pawl_private.look_at_lanes(text,integer,timestamp with time zone) from public;
 
 create function pawl_private.look_at_place(p_place pawl_private.stuck_place, p_limit integer, p_now timestamp with time zone, OUT looked bigint, OUT opened bigint) returns record
 language plpgsql volatile
@@ -13001,6 +13065,46 @@ begin
 end
 $$;
 revoke execute on function pawl_private.look_at_tasks(text[],uuid[],timestamp with time zone) from public;
+
+create function pawl_private.look_at_timers(p_tenants text[], p_instances uuid[], p_now timestamp with time zone) returns bigint
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_timer record;
+  v_residence pawl.residence;
+  v_opened bigint := 0;
+begin
+  for v_timer in
+    select n.tenant_id, n.instance_id, n.event, n.last_error
+    from unnest(p_tenants, p_instances) as w (tenant, instance)
+    cross join lateral (
+      select n.* from pawl.next_timeout n where n.tenant_id = w.tenant and n.instance_id = w.instance and n.last_error is not null limit 1
+    ) n
+  loop
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_timer.tenant_id and r.instance_id = v_timer.instance_id
+    for key share skip locked;
+    continue when not found;
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+    values (
+      v_timer.tenant_id, pawl_private.uuid_v7(p_now), 'timer-failing', v_timer.instance_id, v_residence.workflow, v_residence.state,
+      v_residence.visit_version, v_residence.since, p_now, jsonb_build_object('event', v_timer.event, 'error', left(v_timer.last_error, 1000)))
+    on conflict do nothing;
+    v_opened := v_opened + case when found then 1 else 0 end;
+  end loop;
+  return v_opened;
+end
+$$;
+revoke execute on function pawl_private.look_at_timers(text[],uuid[],timestamp with time zone) from public;
 
 create function pawl_private.matching(p_event text, p_events text[], p_patterns text[]) returns text
 language plpgsql immutable parallel safe
@@ -13378,10 +13482,16 @@ begin
       limit 1)
     when 'delivery' then (
       select d.tenant_id from pawl.delivery d where d.status = 'dead' and d.tenant_id > p_after order by d.tenant_id, d.id limit 1)
+    when 'timer' then (
+      select t.tenant_id
+      from pawl.timer t
+      where t.failed_version = t.armed_version and t.tenant_id > p_after
+      order by t.tenant_id, t.instance_id
+      limit 1)
     when 'cause' then (
       select f.tenant_id
       from pawl.finding f
-      where f.closed_at is null and f.cause_id is not null and f.tenant_id > p_after
+      where f.closed_at is null and (f.cause_id is not null or f.kind = 'timer-failing') and f.tenant_id > p_after
       order by f.tenant_id, f.id
       limit 1)
   end;
@@ -16346,10 +16456,16 @@ begin
       limit p_limit)
     when 'delivery' then array(
       select d.id from pawl.delivery d where d.status = 'dead' and d.tenant_id = p_tenant and d.id > p_after order by d.id limit p_limit)
+    when 'timer' then array(
+      select t.instance_id
+      from pawl.timer t
+      where t.failed_version = t.armed_version and t.tenant_id = p_tenant and t.instance_id > p_after
+      order by t.instance_id
+      limit p_limit)
     when 'cause' then array(
       select f.id
       from pawl.finding f
-      where f.closed_at is null and f.cause_id is not null and f.tenant_id = p_tenant and f.id > p_after
+      where f.closed_at is null and (f.cause_id is not null or f.kind = 'timer-failing') and f.tenant_id = p_tenant and f.id > p_after
       order by f.id
       limit p_limit)
   end;

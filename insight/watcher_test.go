@@ -553,6 +553,70 @@ func TestLooksInSmallBatches(t *testing.T) {
 	}
 }
 
+// A deadline whose step cannot be made is found, and closed when the reason is gone or the instance moves.
+func TestFailingTimersAreFound(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, `{"name": "failing", "initial": "TICKING", "states": {
+		"TICKING": {"on": {"leave": [{"target": "LEFT"}]}, "after": {"1m": [{"target": "DONE", "guard": "$.context.x == 1 && $nowhere == 1"}]}},
+		"LEFT": {"on": {"end": [{"target": "DONE"}]}}, "DONE": {"type": "final", "outcome": "completed"}}}`)
+	bounded.Exec(t, pool, `select pawl.create_one('failing', '{"x": 2}')`)
+	ids := bounded.Column[uuid.UUID](t, pool, `select (pawl.create_one('failing', '{"x": 1}')).id from generate_series(1, 2)`)
+	folded(t, pool)
+	wantOpen(t, pool)
+	dbtest.Advance(t, pool, time.Minute)
+	bounded.Exec(t, pool, "select pawl.fire_timers(10)")
+	folded(t, pool)
+	wantOpen(t, pool, "timer-failing TICKING", "timer-failing TICKING")
+	if got := bounded.Column[string](t, pool, "select distinct detail ->> 'event' || ': ' || (detail ->> 'error') from pawl.finding"); len(got) != 1 || !strings.HasPrefix(got[0], "after:1m: ") {
+		t.Errorf("the findings say %q", got)
+	}
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'leave')", ids[0])
+	folded(t, pool)
+	wantOpen(t, pool, "timer-failing TICKING")
+	bounded.Exec(t, pool, "update pawl.timer set failed_version = null, last_error = null")
+	wantOpen(t, pool)
+}
+
+// A task that waits for a connection which its tenant has not is found after 10 s, until the connection is there or the task
+// has ended.
+func TestMissingConnectionsAreFound(t *testing.T) {
+	t.Parallel()
+	pool := watched(t, `{"name": "calling", "initial": "CALLING", "states": {
+		"CALLING": {"invoke": {"charge": {"http": {"connection": "psp", "method": "POST", "path": "/charges"}, "idempotency": {"header": "K", "window": "24h"},
+			"deadline": "1h", "done": [{"target": "DONE"}], "error": [{"target": "DONE"}], "unknown": [{"target": "DONE"}]}},
+			"on": {"leave": [{"target": "DONE"}]}},
+		"DONE": {"type": "final", "outcome": "completed"}}}`)
+	connect := func(tenant string) {
+		t.Helper()
+		bounded.Exec(t, pool, `select pawl.connection_put(p_tenant => $1, p_name => 'psp', p_base_url => 'https://psp.example',
+			p_auth => '{"type": "none"}', p_secret => null, p_headers => '{}', p_timeout => '1 s', p_concurrency => 1, p_tls_ca => null)`, tenant)
+	}
+	bounded.Exec(t, pool, "select pawl.tenant_put('other')")
+	connect("other")
+	made(t, pool, "calling", 1, "other")
+	ids := made(t, pool, "calling", 2)
+	dbtest.Advance(t, pool, 9*time.Second)
+	wantOpen(t, pool)
+	dbtest.Advance(t, pool, time.Second)
+	wantOpen(t, pool, "connection-missing CALLING", "connection-missing CALLING")
+	if got := bounded.Column[string](t, pool, `
+		select distinct concat_ws(' ', f.detail ->> 'task', f.detail ->> 'connection', f.tenant_id, f.cause_id = t.id)
+		from pawl.finding f join pawl.task t on t.instance_id = f.instance_id`); !slices.Equal(got, []string{"charge psp default t"}) {
+		t.Errorf("the findings say %q", got)
+	}
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'leave')", ids[0])
+	folded(t, pool)
+	wantOpen(t, pool, "connection-missing CALLING")
+	connect("default")
+	wantOpen(t, pool)
+	bounded.Exec(t, pool, "select pawl.connection_delete('default', 'psp')")
+	wantOpen(t, pool, "connection-missing CALLING")
+	dbtest.Advance(t, pool, time.Hour)
+	bounded.Exec(t, pool, "select pawl.task_sweep(10)")
+	folded(t, pool)
+	wantOpen(t, pool)
+}
+
 // A tenant that has many dead letters does not hold up the finding of another's, whose id comes after theirs.
 func TestLooksAreFair(t *testing.T) {
 	t.Parallel()

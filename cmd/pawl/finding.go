@@ -10,7 +10,7 @@ import (
 // findingsCommand is `pawl findings`.
 type findingsCommand struct {
 	clientFlags
-	Kind     string `enum:",orphaned,slow,task-late,task-dead,delivery-dead,heal-failed,healing-paused" default:"" help:"Only findings of this kind: orphaned, slow, task-late, task-dead, delivery-dead, heal-failed or healing-paused."`
+	Kind     string `enum:",orphaned,slow,timer-failing,connection-missing,task-late,task-dead,delivery-dead,heal-failed,healing-paused" default:"" help:"Only findings of this kind: orphaned, slow, timer-failing, connection-missing, task-late, task-dead, delivery-dead, heal-failed or healing-paused."`
 	Workflow string `help:"Only findings of this workflow."`
 	State    string `help:"Only findings of instances that were in this state."`
 	Instance string `help:"Only findings of this instance."`

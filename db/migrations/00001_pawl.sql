@@ -8498,6 +8498,9 @@ insert into pawl_private.readable (privilege, relation, columns) values
 --   task-late       a task was done, or may have been, after its state was     the next step; an operator's act on the task
 --                   left, and no step says so
 --   delivery-dead   a delivery is a dead letter                                its replay or its purge
+--   timer-failing   the step of a deadline cannot be made                      the next step; a try that finds no reason any more
+--   connection-
+--     missing       a task waits for a connection that there is not            the next step; the connection is made; the task ends
 --   heal-failed     the healer has made its attempts, and the instance is      the next step
 --                   still stuck
 --   healing-paused  so many instances of a workflow are stuck that none        few are stuck
@@ -8529,11 +8532,13 @@ create table pawl.finding (
   heal_at timestamptz default 'epoch',
   constraint finding_pkey primary key (tenant_id, id),
   constraint finding_kind_is_known check (
-    kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
+    kind in (
+      'orphaned', 'slow', 'timer-failing', 'connection-missing', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
   constraint finding_names_an_instance_unless_healing_is_paused check (
     num_nulls(instance_id, state, visit_version, since) = case kind when 'healing-paused' then 4 else 0 end),
   constraint finding_visit_version_is_positive check (visit_version >= 1),
-  constraint finding_of_a_task_or_a_delivery_names_it check ((kind in ('task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
+  constraint finding_of_a_task_or_a_delivery_names_it check (
+    (kind in ('connection-missing', 'task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
   constraint finding_closes_after_it_opens check (closed_at >= opened_at)
 )
 with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -8564,8 +8569,8 @@ create index finding_state_idx on pawl.finding (tenant_id, workflow, state, id);
 create index finding_instance_idx on pawl.finding (tenant_id, instance_id, id);
 -- The slow instances of a state, for a longer stuck_after.
 create index finding_slow_idx on pawl.finding (tenant_id, workflow, state, since) where closed_at is null and kind = 'slow';
--- Those that a task or a delivery is looked at for.
-create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and cause_id is not null;
+-- Those that a task, a delivery or a timer is looked at for.
+create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and (cause_id is not null or kind = 'timer-failing');
 -- The count by kind.
 create index finding_count_idx on pawl.finding (kind) where closed_at is null;
 create index finding_closed_at_idx on pawl.finding (closed_at, id) where closed_at is not null;
@@ -19237,8 +19242,8 @@ insert into pawl_private.readable (privilege, relation, columns) values
 --
 -- A look never reads all instances. For each state of a tenant (stuck_place) it knows up to which entry time it has
 -- looked, and reads those instances that have become due since, in the order of that time. The fold takes this place back
--- when it notes an instance that came earlier. Tasks and deliveries are read from indexes that hold those that ended badly,
--- a batch with each look: as many of each tenant, so that one that has many does not hold up the others. The next look goes
+-- when it notes an instance that came earlier. Tasks, deliveries and timers are read from indexes that hold those that came to a bad end or
+-- fail, a batch with each look: as many of each tenant, so that one that has many does not hold up the others. The next look goes
 -- on behind them.
 --
 -- *Orphaned* is a matter of structure: whether an event could be fired at all, and not whether its guard would hold. The
@@ -19256,6 +19261,8 @@ create table pawl_private.watch (
   task_tenant text collate "C" not null default '',
   delivery_tenant text collate "C" not null default '',
   cause_tenant text collate "C" not null default '',
+  timer_tenant text collate "C" not null default '',
+  lane_tenant text collate "C" not null default '',
   healed_at timestamptz not null default '-infinity',
   heal_tenant text collate "C" not null default '',
   heal_workflow text collate "C" not null default '',
@@ -19276,13 +19283,14 @@ insert into pawl_private.watch default values;
 
 comment on column pawl_private.watch.purged_at is 'with purged_id: the purge has looked at the findings that were closed up to then';
 
--- watch_place is behind what a walk goes on, of the tenants that it has not seen all of.
+-- watch_place is behind what a walk goes on, of the tenants that it has not seen all of: the id of a task, delivery or finding, or
+-- the instance of a timer.
 create table pawl_private.watch_place (
   walk text collate "C" not null,
   tenant_id text collate "C" not null,
   id uuid not null,
   constraint watch_place_pkey primary key (walk, tenant_id),
-  constraint watch_place_walk_is_known check (walk in ('task', 'delivery', 'cause'))
+  constraint watch_place_walk_is_known check (walk in ('task', 'delivery', 'cause', 'timer'))
 )
 with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
@@ -19601,8 +19609,8 @@ end
 $$;
 -- +goose StatementEnd
 
--- There are three walks: 'task' over those that ended and made no step, 'delivery' over dead letters, and 'cause' over open
--- findings that have one. Each is in the order of an index.
+-- There are four walks: 'task' over those that ended and made no step, 'delivery' over dead letters, 'timer' over those that fail,
+-- by their instances, and 'cause' over open findings that are about one of these. Each is in the order of an index.
 
 -- next_watched is the tenant behind another one that a walk has something of; null if there is none.
 -- +goose StatementBegin
@@ -19625,10 +19633,16 @@ begin
       limit 1)
     when 'delivery' then (
       select d.tenant_id from pawl.delivery d where d.status = 'dead' and d.tenant_id > p_after order by d.tenant_id, d.id limit 1)
+    when 'timer' then (
+      select t.tenant_id
+      from pawl.timer t
+      where t.failed_version = t.armed_version and t.tenant_id > p_after
+      order by t.tenant_id, t.instance_id
+      limit 1)
     when 'cause' then (
       select f.tenant_id
       from pawl.finding f
-      where f.closed_at is null and f.cause_id is not null and f.tenant_id > p_after
+      where f.closed_at is null and (f.cause_id is not null or f.kind = 'timer-failing') and f.tenant_id > p_after
       order by f.tenant_id, f.id
       limit 1)
   end;
@@ -19658,10 +19672,16 @@ begin
       limit p_limit)
     when 'delivery' then array(
       select d.id from pawl.delivery d where d.status = 'dead' and d.tenant_id = p_tenant and d.id > p_after order by d.id limit p_limit)
+    when 'timer' then array(
+      select t.instance_id
+      from pawl.timer t
+      where t.failed_version = t.armed_version and t.tenant_id = p_tenant and t.instance_id > p_after
+      order by t.instance_id
+      limit p_limit)
     when 'cause' then array(
       select f.id
       from pawl.finding f
-      where f.closed_at is null and f.cause_id is not null and f.tenant_id = p_tenant and f.id > p_after
+      where f.closed_at is null and (f.cause_id is not null or f.kind = 'timer-failing') and f.tenant_id = p_tenant and f.id > p_after
       order by f.id
       limit p_limit)
   end;
@@ -19824,7 +19844,106 @@ end
 $$;
 -- +goose StatementEnd
 
--- look_at_causes closes some findings whose task or delivery is no longer what they say.
+-- look_at_timers looks at timers of some instances that fail.
+-- Returns: how many findings were opened
+-- Writes:  finding
+-- +goose StatementBegin
+create function pawl_private.look_at_timers(p_tenants text[], p_instances uuid[], p_now timestamptz) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_timer record;
+  v_residence pawl.residence;
+  v_opened bigint := 0;
+begin
+  for v_timer in
+    select n.tenant_id, n.instance_id, n.event, n.last_error
+    from unnest(p_tenants, p_instances) as w (tenant, instance)
+    cross join lateral (
+      select n.* from pawl.next_timeout n where n.tenant_id = w.tenant and n.instance_id = w.instance and n.last_error is not null limit 1
+    ) n
+  loop
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_timer.tenant_id and r.instance_id = v_timer.instance_id
+    for key share skip locked;
+    continue when not found;
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+    values (
+      v_timer.tenant_id, pawl_private.uuid_v7(p_now), 'timer-failing', v_timer.instance_id, v_residence.workflow, v_residence.state,
+      v_residence.visit_version, v_residence.since, p_now, jsonb_build_object('event', v_timer.event, 'error', left(v_timer.last_error, 1000)))
+    on conflict do nothing;
+    v_opened := v_opened + case when found then 1 else 0 end;
+  end loop;
+  return v_opened;
+end
+$$;
+-- +goose StatementEnd
+
+-- look_at_lanes looks for tasks that wait for a connection that there is not: of each such connection, at those that have waited
+-- longest.
+-- p_after: the tenant behind which it goes on; empty: with the first one. p_limit: how many connections, and tasks of each
+-- Returns: upto: the last tenant, to go on behind it; empty after the last one of all. opened: how many findings were opened
+-- Writes:  finding
+-- +goose StatementBegin
+create function pawl_private.look_at_lanes(p_after text, p_limit integer, p_now timestamptz, out upto text, out opened bigint)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_lane pawl.task_lane;
+  v_task pawl.task;
+  v_residence pawl.residence;
+  v_looked integer := 0;
+begin
+  opened := 0;
+  for v_lane in select l.* from pawl.task_lanes(p_after, p_limit) l loop
+    v_looked := v_looked + 1;
+    upto := v_lane.tenant_id;
+    continue when not v_lane.missing;
+    for v_task in
+      select t.*
+      from pawl.task t
+      where t.tenant_id = v_lane.tenant_id and t.connection = v_lane.connection and t.connection is not null
+        and t.due_at is not null and t.due_at <= p_now - interval '10 seconds'
+      order by t.due_at
+      limit p_limit
+    loop
+      select r.* into v_residence
+      from pawl.residence r
+      where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
+      for key share skip locked;
+      continue when not found;
+      insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+      values (
+        v_task.tenant_id, pawl_private.uuid_v7(p_now), 'connection-missing', v_task.instance_id, v_residence.workflow, v_residence.state,
+        v_residence.visit_version, v_residence.since, v_task.id, p_now,
+        jsonb_build_object('task_id', v_task.id, 'task', v_task.name, 'connection', v_task.connection))
+      on conflict do nothing;
+      opened := opened + case when found then 1 else 0 end;
+    end loop;
+  end loop;
+  upto := case when v_looked >= p_limit then upto else '' end;
+end
+$$;
+-- +goose StatementEnd
+
+-- look_at_causes closes some findings whose task, delivery or timer is no longer what they say.
 -- Returns: how many were closed
 -- Writes:  finding
 -- +goose StatementBegin
@@ -19850,7 +19969,14 @@ begin
   loop
     continue when v_finding.kind = 'delivery-dead' and exists (
       select from pawl.delivery d where d.tenant_id = v_finding.tenant_id and d.id = v_finding.cause_id and d.status = 'dead');
-    continue when v_finding.kind <> 'delivery-dead' and exists (
+    continue when v_finding.kind = 'timer-failing' and exists (
+      select from pawl.timer t
+      where t.tenant_id = v_finding.tenant_id and t.instance_id = v_finding.instance_id and t.failed_version = t.armed_version);
+    continue when v_finding.kind = 'connection-missing' and exists (
+      select from pawl.task t
+      where t.tenant_id = v_finding.tenant_id and t.id = v_finding.cause_id and t.due_at is not null
+        and not exists (select from pawl.connection c where c.tenant_id = t.tenant_id and c.name = t.connection));
+    continue when v_finding.kind in ('task-dead', 'task-late') and exists (
       select
       from pawl.task t
       cross join pawl.residence r
@@ -19939,6 +20065,8 @@ declare
   v_at_place record;
   v_tasks record;
   v_deliveries record;
+  v_timers record;
+  v_lanes record;
   v_causes record;
   v_bad bigint;
   v_purged record;
@@ -19970,13 +20098,17 @@ begin
   -- Where tasks ended badly, there may be more behind them. Those that are known already are walked at leisure.
   more := more or v_bad > 0 and v_tasks.cut;
   select * into v_deliveries from pawl_private.walk_on('delivery', v_watch.delivery_tenant, v_limit);
-  opened := opened + v_bad + pawl_private.look_at_deliveries(v_deliveries.tenants, v_deliveries.ids, v_now);
+  select * into v_timers from pawl_private.walk_on('timer', v_watch.timer_tenant, v_limit);
+  select * into v_lanes from pawl_private.look_at_lanes(v_watch.lane_tenant, least(v_limit, 100), v_now);
+  opened := opened + v_bad + v_lanes.opened + pawl_private.look_at_deliveries(v_deliveries.tenants, v_deliveries.ids, v_now)
+    + pawl_private.look_at_timers(v_timers.tenants, v_timers.ids, v_now);
 
   select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
 
   update pawl_private.watch w
   set looked_at = case when more then '-infinity' else v_now end,
     task_tenant = v_tasks.upto, delivery_tenant = v_deliveries.upto, cause_tenant = v_causes.upto,
+    timer_tenant = v_timers.upto, lane_tenant = v_lanes.upto,
     purged_at = v_purged.upto_at, purged_id = v_purged.upto_id;
 end
 $$;

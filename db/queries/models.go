@@ -834,6 +834,8 @@ type PawlPrivateWatch struct {
 	TaskTenant     string
 	DeliveryTenant string
 	CauseTenant    string
+	TimerTenant    string
+	LaneTenant     string
 	HealedAt       time.Time
 	HealTenant     string
 	// with heal_tenant: behind which the healer goes on; empty: with the first one

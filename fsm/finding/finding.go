@@ -21,6 +21,10 @@ const (
 	Orphaned Kind = "orphaned"
 	// Slow: the instance has been in its state for too long.
 	Slow Kind = "slow"
+	// TimerFailing: the step of a deadline cannot be made.
+	TimerFailing Kind = "timer-failing"
+	// ConnectionMissing: a task waits for a connection that there is not.
+	ConnectionMissing Kind = "connection-missing"
 	// TaskLate: a task was done, or may have been, after its state was left, and no step says so.
 	TaskLate Kind = "task-late"
 	// TaskDead: a task ended and made no step, and its state was not left.
@@ -34,7 +38,7 @@ const (
 )
 
 // Kinds are all kinds.
-var Kinds = []Kind{Orphaned, Slow, TaskLate, TaskDead, DeliveryDead, HealFailed, HealingPaused}
+var Kinds = []Kind{Orphaned, Slow, TimerFailing, ConnectionMissing, TaskLate, TaskDead, DeliveryDead, HealFailed, HealingPaused}
 
 // KindNames returns the names of all kinds.
 func KindNames() []string {

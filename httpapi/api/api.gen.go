@@ -263,18 +263,22 @@ func (e FailRequestOutcome) Valid() bool {
 
 // Defines values for FindingKind.
 const (
-	FindingKindDeliveryDead  FindingKind = "delivery-dead"
-	FindingKindHealFailed    FindingKind = "heal-failed"
-	FindingKindHealingPaused FindingKind = "healing-paused"
-	FindingKindOrphaned      FindingKind = "orphaned"
-	FindingKindSlow          FindingKind = "slow"
-	FindingKindTaskDead      FindingKind = "task-dead"
-	FindingKindTaskLate      FindingKind = "task-late"
+	FindingKindConnectionMissing FindingKind = "connection-missing"
+	FindingKindDeliveryDead      FindingKind = "delivery-dead"
+	FindingKindHealFailed        FindingKind = "heal-failed"
+	FindingKindHealingPaused     FindingKind = "healing-paused"
+	FindingKindOrphaned          FindingKind = "orphaned"
+	FindingKindSlow              FindingKind = "slow"
+	FindingKindTaskDead          FindingKind = "task-dead"
+	FindingKindTaskLate          FindingKind = "task-late"
+	FindingKindTimerFailing      FindingKind = "timer-failing"
 )
 
 // Valid indicates whether the value is a known member of the FindingKind enum.
 func (e FindingKind) Valid() bool {
 	switch e {
+	case FindingKindConnectionMissing:
+		return true
 	case FindingKindDeliveryDead:
 		return true
 	case FindingKindHealFailed:
@@ -288,6 +292,8 @@ func (e FindingKind) Valid() bool {
 	case FindingKindTaskDead:
 		return true
 	case FindingKindTaskLate:
+		return true
+	case FindingKindTimerFailing:
 		return true
 	default:
 		return false
@@ -2296,6 +2302,7 @@ type Finding struct {
 	ClosedAt *Timestamp `json:"closed_at"`
 
 	// Detail What else is known, by kind. `slow`: `threshold_seconds`, and as `threshold` either `stuck_after` or `dwell`.
+	// `timer-failing`: `event`, `error`. `connection-missing`: `task_id`, `task`, `connection`.
 	// `task-dead`, `task-late`: `task_id`, `task`, `status`, `error`. `delivery-dead`: `delivery_id`,
 	// `subscription_id`, `attempts`, `last_status`. `heal-failed`: what was tried, as `event`, `retry` or
 	// `reconcile`; `attempts`; and the `outcome` of the last one: `applied`, or the code of its problem.
@@ -2311,7 +2318,8 @@ type Finding struct {
 
 	// Kind `orphaned`: nothing will ever move the instance: its state has no event that a caller may fire, no timer, no
 	// lifetime and no open task. `slow`: it has been in its state for longer than the state's `stuck_after`, or else than
-	// three times what 99 of 100 of the tenant's visits lasted in four weeks. `task-dead`: a task ended and made no step,
+	// three times what 99 of 100 of the tenant's visits lasted in four weeks. `timer-failing`: the step of a deadline cannot
+	// be made. `connection-missing`: a task waits for a connection that there is not. `task-dead`: a task ended and made no step,
 	// and its state was not left. `task-late`: a task was done, or may have been, after its state was left, and no step
 	// says so. `delivery-dead`: a delivery is a dead letter. `heal-failed`: the healer, the worker that does what `on_stuck`
 	// of a state says, has made all attempts that it allows, and the instance is still stuck. `healing-paused`: so many
@@ -2340,7 +2348,8 @@ type Finding struct {
 
 // FindingKind `orphaned`: nothing will ever move the instance: its state has no event that a caller may fire, no timer, no
 // lifetime and no open task. `slow`: it has been in its state for longer than the state's `stuck_after`, or else than
-// three times what 99 of 100 of the tenant's visits lasted in four weeks. `task-dead`: a task ended and made no step,
+// three times what 99 of 100 of the tenant's visits lasted in four weeks. `timer-failing`: the step of a deadline cannot
+// be made. `connection-missing`: a task waits for a connection that there is not. `task-dead`: a task ended and made no step,
 // and its state was not left. `task-late`: a task was done, or may have been, after its state was left, and no step
 // says so. `delivery-dead`: a delivery is a dead letter. `heal-failed`: the healer, the worker that does what `on_stuck`
 // of a state says, has made all attempts that it allows, and the instance is still stuck. `healing-paused`: so many

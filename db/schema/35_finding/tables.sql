@@ -9,6 +9,9 @@
 --   task-late       a task was done, or may have been, after its state was     the next step; an operator's act on the task
 --                   left, and no step says so
 --   delivery-dead   a delivery is a dead letter                                its replay or its purge
+--   timer-failing   the step of a deadline cannot be made                      the next step; a try that finds no reason any more
+--   connection-
+--     missing       a task waits for a connection that there is not            the next step; the connection is made; the task ends
 --   heal-failed     the healer has made its attempts, and the instance is      the next step
 --                   still stuck
 --   healing-paused  so many instances of a workflow are stuck that none        few are stuck
@@ -40,11 +43,13 @@ create table pawl.finding (
   heal_at timestamptz default 'epoch',
   constraint finding_pkey primary key (tenant_id, id),
   constraint finding_kind_is_known check (
-    kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
+    kind in (
+      'orphaned', 'slow', 'timer-failing', 'connection-missing', 'task-late', 'task-dead', 'delivery-dead', 'heal-failed', 'healing-paused')),
   constraint finding_names_an_instance_unless_healing_is_paused check (
     num_nulls(instance_id, state, visit_version, since) = case kind when 'healing-paused' then 4 else 0 end),
   constraint finding_visit_version_is_positive check (visit_version >= 1),
-  constraint finding_of_a_task_or_a_delivery_names_it check ((kind in ('task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
+  constraint finding_of_a_task_or_a_delivery_names_it check (
+    (kind in ('connection-missing', 'task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
   constraint finding_closes_after_it_opens check (closed_at >= opened_at)
 )
 with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -75,8 +80,8 @@ create index finding_state_idx on pawl.finding (tenant_id, workflow, state, id);
 create index finding_instance_idx on pawl.finding (tenant_id, instance_id, id);
 -- The slow instances of a state, for a longer stuck_after.
 create index finding_slow_idx on pawl.finding (tenant_id, workflow, state, since) where closed_at is null and kind = 'slow';
--- Those that a task or a delivery is looked at for.
-create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and cause_id is not null;
+-- Those that a task, a delivery or a timer is looked at for.
+create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and (cause_id is not null or kind = 'timer-failing');
 -- The count by kind.
 create index finding_count_idx on pawl.finding (kind) where closed_at is null;
 create index finding_closed_at_idx on pawl.finding (closed_at, id) where closed_at is not null;

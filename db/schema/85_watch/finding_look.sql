@@ -21,6 +21,8 @@ declare
   v_at_place record;
   v_tasks record;
   v_deliveries record;
+  v_timers record;
+  v_lanes record;
   v_causes record;
   v_bad bigint;
   v_purged record;
@@ -52,13 +54,17 @@ begin
   -- Where tasks ended badly, there may be more behind them. Those that are known already are walked at leisure.
   more := more or v_bad > 0 and v_tasks.cut;
   select * into v_deliveries from pawl_private.walk_on('delivery', v_watch.delivery_tenant, v_limit);
-  opened := opened + v_bad + pawl_private.look_at_deliveries(v_deliveries.tenants, v_deliveries.ids, v_now);
+  select * into v_timers from pawl_private.walk_on('timer', v_watch.timer_tenant, v_limit);
+  select * into v_lanes from pawl_private.look_at_lanes(v_watch.lane_tenant, least(v_limit, 100), v_now);
+  opened := opened + v_bad + v_lanes.opened + pawl_private.look_at_deliveries(v_deliveries.tenants, v_deliveries.ids, v_now)
+    + pawl_private.look_at_timers(v_timers.tenants, v_timers.ids, v_now);
 
   select * into v_purged from pawl_private.purge_findings(v_watch.purged_at, v_watch.purged_id, v_limit, v_now - interval '30 days');
 
   update pawl_private.watch w
   set looked_at = case when more then '-infinity' else v_now end,
     task_tenant = v_tasks.upto, delivery_tenant = v_deliveries.upto, cause_tenant = v_causes.upto,
+    timer_tenant = v_timers.upto, lane_tenant = v_lanes.upto,
     purged_at = v_purged.upto_at, purged_id = v_purged.upto_id;
 end
 $$;

@@ -301,8 +301,8 @@ begin
 end
 $$;
 
--- There are three walks: 'task' over those that ended and made no step, 'delivery' over dead letters, and 'cause' over open
--- findings that have one. Each is in the order of an index.
+-- There are four walks: 'task' over those that ended and made no step, 'delivery' over dead letters, 'timer' over those that fail,
+-- by their instances, and 'cause' over open findings that are about one of these. Each is in the order of an index.
 
 -- next_watched is the tenant behind another one that a walk has something of; null if there is none.
 create function pawl_private.next_watched(p_walk text, p_after text) returns text
@@ -324,10 +324,16 @@ begin
       limit 1)
     when 'delivery' then (
       select d.tenant_id from pawl.delivery d where d.status = 'dead' and d.tenant_id > p_after order by d.tenant_id, d.id limit 1)
+    when 'timer' then (
+      select t.tenant_id
+      from pawl.timer t
+      where t.failed_version = t.armed_version and t.tenant_id > p_after
+      order by t.tenant_id, t.instance_id
+      limit 1)
     when 'cause' then (
       select f.tenant_id
       from pawl.finding f
-      where f.closed_at is null and f.cause_id is not null and f.tenant_id > p_after
+      where f.closed_at is null and (f.cause_id is not null or f.kind = 'timer-failing') and f.tenant_id > p_after
       order by f.tenant_id, f.id
       limit 1)
   end;
@@ -355,10 +361,16 @@ begin
       limit p_limit)
     when 'delivery' then array(
       select d.id from pawl.delivery d where d.status = 'dead' and d.tenant_id = p_tenant and d.id > p_after order by d.id limit p_limit)
+    when 'timer' then array(
+      select t.instance_id
+      from pawl.timer t
+      where t.failed_version = t.armed_version and t.tenant_id = p_tenant and t.instance_id > p_after
+      order by t.instance_id
+      limit p_limit)
     when 'cause' then array(
       select f.id
       from pawl.finding f
-      where f.closed_at is null and f.cause_id is not null and f.tenant_id = p_tenant and f.id > p_after
+      where f.closed_at is null and (f.cause_id is not null or f.kind = 'timer-failing') and f.tenant_id = p_tenant and f.id > p_after
       order by f.id
       limit p_limit)
   end;
@@ -514,7 +526,102 @@ begin
 end
 $$;
 
--- look_at_causes closes some findings whose task or delivery is no longer what they say.
+-- look_at_timers looks at timers of some instances that fail.
+-- Returns: how many findings were opened
+-- Writes:  finding
+create function pawl_private.look_at_timers(p_tenants text[], p_instances uuid[], p_now timestamptz) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_timer record;
+  v_residence pawl.residence;
+  v_opened bigint := 0;
+begin
+  for v_timer in
+    select n.tenant_id, n.instance_id, n.event, n.last_error
+    from unnest(p_tenants, p_instances) as w (tenant, instance)
+    cross join lateral (
+      select n.* from pawl.next_timeout n where n.tenant_id = w.tenant and n.instance_id = w.instance and n.last_error is not null limit 1
+    ) n
+  loop
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_timer.tenant_id and r.instance_id = v_timer.instance_id
+    for key share skip locked;
+    continue when not found;
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+    values (
+      v_timer.tenant_id, pawl_private.uuid_v7(p_now), 'timer-failing', v_timer.instance_id, v_residence.workflow, v_residence.state,
+      v_residence.visit_version, v_residence.since, p_now, jsonb_build_object('event', v_timer.event, 'error', left(v_timer.last_error, 1000)))
+    on conflict do nothing;
+    v_opened := v_opened + case when found then 1 else 0 end;
+  end loop;
+  return v_opened;
+end
+$$;
+
+-- look_at_lanes looks for tasks that wait for a connection that there is not: of each such connection, at those that have waited
+-- longest.
+-- p_after: the tenant behind which it goes on; empty: with the first one. p_limit: how many connections, and tasks of each
+-- Returns: upto: the last tenant, to go on behind it; empty after the last one of all. opened: how many findings were opened
+-- Writes:  finding
+create function pawl_private.look_at_lanes(p_after text, p_limit integer, p_now timestamptz, out upto text, out opened bigint)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_lane pawl.task_lane;
+  v_task pawl.task;
+  v_residence pawl.residence;
+  v_looked integer := 0;
+begin
+  opened := 0;
+  for v_lane in select l.* from pawl.task_lanes(p_after, p_limit) l loop
+    v_looked := v_looked + 1;
+    upto := v_lane.tenant_id;
+    continue when not v_lane.missing;
+    for v_task in
+      select t.*
+      from pawl.task t
+      where t.tenant_id = v_lane.tenant_id and t.connection = v_lane.connection and t.connection is not null
+        and t.due_at is not null and t.due_at <= p_now - interval '10 seconds'
+      order by t.due_at
+      limit p_limit
+    loop
+      select r.* into v_residence
+      from pawl.residence r
+      where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
+      for key share skip locked;
+      continue when not found;
+      insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+      values (
+        v_task.tenant_id, pawl_private.uuid_v7(p_now), 'connection-missing', v_task.instance_id, v_residence.workflow, v_residence.state,
+        v_residence.visit_version, v_residence.since, v_task.id, p_now,
+        jsonb_build_object('task_id', v_task.id, 'task', v_task.name, 'connection', v_task.connection))
+      on conflict do nothing;
+      opened := opened + case when found then 1 else 0 end;
+    end loop;
+  end loop;
+  upto := case when v_looked >= p_limit then upto else '' end;
+end
+$$;
+
+-- look_at_causes closes some findings whose task, delivery or timer is no longer what they say.
 -- Returns: how many were closed
 -- Writes:  finding
 create function pawl_private.look_at_causes(p_tenants text[], p_ids uuid[], p_now timestamptz) returns bigint
@@ -539,7 +646,14 @@ begin
   loop
     continue when v_finding.kind = 'delivery-dead' and exists (
       select from pawl.delivery d where d.tenant_id = v_finding.tenant_id and d.id = v_finding.cause_id and d.status = 'dead');
-    continue when v_finding.kind <> 'delivery-dead' and exists (
+    continue when v_finding.kind = 'timer-failing' and exists (
+      select from pawl.timer t
+      where t.tenant_id = v_finding.tenant_id and t.instance_id = v_finding.instance_id and t.failed_version = t.armed_version);
+    continue when v_finding.kind = 'connection-missing' and exists (
+      select from pawl.task t
+      where t.tenant_id = v_finding.tenant_id and t.id = v_finding.cause_id and t.due_at is not null
+        and not exists (select from pawl.connection c where c.tenant_id = t.tenant_id and c.name = t.connection));
+    continue when v_finding.kind in ('task-dead', 'task-late') and exists (
       select
       from pawl.task t
       cross join pawl.residence r

@@ -6,8 +6,8 @@
 --
 -- A look never reads all instances. For each state of a tenant (stuck_place) it knows up to which entry time it has
 -- looked, and reads those instances that have become due since, in the order of that time. The fold takes this place back
--- when it notes an instance that came earlier. Tasks and deliveries are read from indexes that hold those that ended badly,
--- a batch with each look: as many of each tenant, so that one that has many does not hold up the others. The next look goes
+-- when it notes an instance that came earlier. Tasks, deliveries and timers are read from indexes that hold those that came to a bad end or
+-- fail, a batch with each look: as many of each tenant, so that one that has many does not hold up the others. The next look goes
 -- on behind them.
 --
 -- *Orphaned* is a matter of structure: whether an event could be fired at all, and not whether its guard would hold. The
@@ -25,6 +25,8 @@ create table pawl_private.watch (
   task_tenant text collate "C" not null default '',
   delivery_tenant text collate "C" not null default '',
   cause_tenant text collate "C" not null default '',
+  timer_tenant text collate "C" not null default '',
+  lane_tenant text collate "C" not null default '',
   healed_at timestamptz not null default '-infinity',
   heal_tenant text collate "C" not null default '',
   heal_workflow text collate "C" not null default '',
@@ -45,12 +47,13 @@ insert into pawl_private.watch default values;
 
 comment on column pawl_private.watch.purged_at is 'with purged_id: the purge has looked at the findings that were closed up to then';
 
--- watch_place is behind what a walk goes on, of the tenants that it has not seen all of.
+-- watch_place is behind what a walk goes on, of the tenants that it has not seen all of: the id of a task, delivery or finding, or
+-- the instance of a timer.
 create table pawl_private.watch_place (
   walk text collate "C" not null,
   tenant_id text collate "C" not null,
   id uuid not null,
   constraint watch_place_pkey primary key (walk, tenant_id),
-  constraint watch_place_walk_is_known check (walk in ('task', 'delivery', 'cause'))
+  constraint watch_place_walk_is_known check (walk in ('task', 'delivery', 'cause', 'timer'))
 )
 with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
