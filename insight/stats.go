@@ -199,6 +199,7 @@ type reading struct {
 	tenant, workflow string
 	by               By
 	now              time.Time
+	lately           []queries.SumDwellsRow // What states has read, if the days from before on are among its days.
 }
 
 // group converts what a row is counted for.
@@ -224,9 +225,10 @@ func (r *reading) instances(out *Stats) error {
 }
 
 func (r *reading) states(out *Stats) error {
-	rows, err := bounded(r.q.SumDwells(r.ctx, queries.SumDwellsParams{
-		By: string(r.by), Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(out.From), ToDay: dateOf(out.To), RowLimit: MaxRows + 1,
-	}))
+	rows, err := bounded(r.sumDwells(r.by, out.From, out.To))
+	if !out.From.After(r.before()) && !out.To.Before(dayOf(r.now)) {
+		r.lately = rows
+	}
 	for _, d := range rows {
 		all := bucketed(d.Buckets, d.Visits)
 		out.States = append(out.States, StateStats{
@@ -237,6 +239,17 @@ func (r *reading) states(out *Stats) error {
 	}
 	return err
 }
+
+// sumDwells reads how long visits lasted that ended on some days.
+func (r *reading) sumDwells(by By, from, to time.Time) ([]queries.SumDwellsRow, error) {
+	return r.q.SumDwells(r.ctx, queries.SumDwellsParams{
+		By: string(by), Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(from), ToDay: dateOf(to), BeforeDay: dateOf(r.before()),
+		RowLimit: MaxRows + 1,
+	})
+}
+
+// before is the first of the days with which the last 24 hours are compared.
+func (r *reading) before() time.Time { return dayOf(r.now).AddDate(0, 0, 1-DefaultDays) }
 
 // A histogram has the number of visits by how long they lasted, the shortest first.
 type histogram []bar
@@ -311,18 +324,16 @@ func (r *reading) hotspots(out *Stats) error {
 	if err != nil {
 		return err
 	}
-	before := map[string]float64{}
-	if len(rows) > 0 {
-		today := dayOf(r.now)
-		all, err := r.q.SumVisits(r.ctx, queries.SumVisitsParams{
-			Tenant: r.tenant, Workflow: r.workflow, FromDay: dateOf(today.AddDate(0, 0, 1-DefaultDays)), ToDay: dateOf(today),
-		})
-		if err != nil {
+	if r.lately == nil && len(rows) > 0 {
+		if r.lately, err = r.sumDwells(ByNothing, r.before(), dayOf(r.now)); err != nil {
 			return err
 		}
-		for _, v := range all {
-			before[v.State] = mean(v.Milliseconds, v.Visits)
-		}
+	}
+	type sums struct{ visits, milliseconds int64 }
+	before := map[string]sums{}
+	for _, d := range r.lately {
+		b := before[d.State]
+		before[d.State] = sums{b.visits + d.VisitsBefore, b.milliseconds + d.MillisecondsBefore}
 	}
 	at := map[string]int{}
 	spot := func(state string) *Hotspot {
@@ -338,7 +349,7 @@ func (r *reading) hotspots(out *Stats) error {
 		total += s.Total
 	}
 	for _, l := range rows {
-		now, earlier := mean(l.Milliseconds, l.Visits), before[l.State]
+		now, earlier := mean(l.Milliseconds, l.Visits), mean(before[l.State].milliseconds, before[l.State].visits)
 		if l.Visits >= MinVisits && earlier > 0 {
 			h := spot(l.State)
 			h.Now, h.Before, h.Slowdown = &now, &earlier, new(now/earlier)
