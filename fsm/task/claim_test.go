@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
@@ -77,19 +78,16 @@ func TestIdleTopic(t *testing.T) {
 // somebody had worked on it.
 func TestLookUnderWayCounts(t *testing.T) {
 	t.Parallel()
-	looking, look := make(chan struct{}, 100), make(chan struct{})
-	first := true
+	second := bounded.NewGate(t, "the second look")
+	var looks atomic.Int64
 	pool := fsmtest.Spied(t, dbtest.New(t), func(c *pgxpool.Config) {
 		c.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, _ []any) {
 			if !strings.Contains(sql, "pawl.work_claims") {
 				return
 			}
-			if first {
-				first = false
-				return
+			if looks.Add(1) == 2 {
+				second.Pass()
 			}
-			looking <- struct{}{}
-			<-look
 		}}
 	})
 	s := fsmtest.On(t, pool, fsm.Config{})
@@ -106,7 +104,7 @@ func TestLookUnderWayCounts(t *testing.T) {
 		t.Fatalf("%d tasks, %v", len(work), err)
 	}
 	fsmtest.Create(t, s, "packing", `{}`)
-	bounded.Receive(t, "the second look", looking)
+	second.Reached()
 	got := make(chan int, 1)
 	go func() {
 		work, err := claim.Await(over)
@@ -115,7 +113,7 @@ func TestLookUnderWayCounts(t *testing.T) {
 		}
 		got <- len(work)
 	}()
-	close(look)
+	second.Open()
 	if n := bounded.Receive(t, "the claim", got); n != 1 {
 		t.Errorf("it gets %d tasks, and what it took is given back", n)
 	}
