@@ -612,7 +612,7 @@ func TestOverrideIsAudited(t *testing.T) {
 	}, got); diff != "" {
 		t.Errorf("-want +got: %s", diff)
 	}
-	if bounded.Value[bool](t, pool, "select bool_or(target <> $1 or a::text like '%4242%' or a::text like '%4343%')"+strings.Replace(acts, "pawl.audit", "pawl.audit a", 1), i.ID.String()) {
+	if bounded.Value[bool](t, pool, "select bool_or(target <> $1 or a::text like '%424242%' or a::text like '%434343%')"+strings.Replace(acts, "pawl.audit", "pawl.audit a", 1), i.ID.String()) {
 		t.Error("the audit has another target, or the context")
 	}
 	// One that is not carried out leaves nothing.

@@ -313,9 +313,9 @@ func TestFailingRowIsNotShown(t *testing.T) {
 		a := startWith(t, setup{http: httpapi.Config{Logger: slog.New(handler(&log))}})
 		a.register(counter)
 		bounded.Exec(t, a.pool, "alter table pawl.history add constraint planted check (reason is distinct from 'hunter2') not valid")
-		r := a.post("/v1/workflows/counter/instances", newKey(), `{"context": {"sum": 4711}, "reason": "hunter2"}`, "X-Request-ID", "planted").want(http.StatusInternalServerError, "internal")
+		r := a.post("/v1/workflows/counter/instances", newKey(), `{"context": {"sum": 47114711}, "reason": "hunter2"}`, "X-Request-ID", "planted").want(http.StatusInternalServerError, "internal")
 		line := log.Find(t, "request failed")
-		if !strings.Contains(line, "planted") || strings.Contains(strings.ToLower(string(r.body)+line), "failing row") || strings.Contains(string(r.body)+line, "hunter2") || strings.Contains(line, "4711") {
+		if !strings.Contains(line, "planted") || strings.Contains(strings.ToLower(string(r.body)+line), "failing row") || strings.Contains(string(r.body)+line, "hunter2") || strings.Contains(line, "47114711") {
 			t.Errorf("%s: %s\n%s", name, r.body, line)
 		}
 	}
