@@ -19743,6 +19743,27 @@ end
 $$;
 -- +goose StatementEnd
 
+-- open_finding opens a finding about an instance, unless there is one of that kind and version.
+-- p_version: the step that it is about. p_cause_id: the task or the delivery; null for neither. p_detail: without its nulls
+-- Returns: how many were opened
+-- Writes:  finding
+-- +goose StatementBegin
+create function pawl_private.open_finding(
+  p_residence pawl.residence, p_kind text, p_version bigint, p_cause_id uuid, p_detail jsonb, p_now timestamptz
+) returns integer
+language plpgsql volatile
+as $$
+begin
+  insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+  values (
+    p_residence.tenant_id, pawl_private.uuid_v7(p_now), p_kind, p_residence.instance_id, p_residence.workflow, p_residence.state, p_version,
+    p_residence.since, p_cause_id, p_now, jsonb_strip_nulls(p_detail))
+  on conflict do nothing;
+  return case when found then 1 else 0 end;
+end
+$$;
+-- +goose StatementEnd
+
 -- look_at_tasks looks at some tasks that ended and made no step.
 -- Returns: how many findings were opened
 -- Writes:  finding
@@ -19780,14 +19801,11 @@ begin
       select from pawl.finding f
       where f.tenant_id = v_task.tenant_id and f.instance_id = v_task.instance_id and f.kind = 'task-late' and f.cause_id = v_task.id
         and f.opened_at >= v_task.ended_at);
-    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
-    values (
-      v_task.tenant_id, pawl_private.uuid_v7(p_now), v_kind, v_task.instance_id, v_task.workflow, v_residence.state,
-      case when v_kind = 'task-dead' then v_residence.visit_version else v_task.entered_version end, v_residence.since, v_task.id, p_now,
-      jsonb_strip_nulls(jsonb_build_object(
-        'task_id', v_task.id, 'task', v_task.name, 'status', v_task.status, 'error', coalesce(v_task.problem, v_task.result ->> 'error'))))
-    on conflict do nothing;
-    v_opened := v_opened + case when found then 1 else 0 end;
+    v_opened := v_opened + pawl_private.open_finding(
+      p_residence => v_residence, p_kind => v_kind, p_cause_id => v_task.id, p_now => p_now,
+      p_version => case when v_kind = 'task-dead' then v_residence.visit_version else v_task.entered_version end,
+      p_detail => jsonb_build_object(
+        'task_id', v_task.id, 'task', v_task.name, 'status', v_task.status, 'error', coalesce(v_task.problem, v_task.result ->> 'error')));
     if v_kind = 'task-dead' then
       v_opened := v_opened + pawl_private.open_orphaned(v_task.tenant_id, array[v_task.instance_id], p_now);
     end if;
@@ -19829,15 +19847,11 @@ begin
     where r.tenant_id = v_delivery.tenant_id and r.instance_id = v_delivery.instance_id
     for key share skip locked;
     continue when not found;
-    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
-    values (
-      v_delivery.tenant_id, pawl_private.uuid_v7(p_now), 'delivery-dead', v_delivery.instance_id, v_residence.workflow, v_residence.state,
-      v_delivery.version, v_residence.since, v_delivery.id, p_now,
-      jsonb_strip_nulls(jsonb_build_object(
+    v_opened := v_opened + pawl_private.open_finding(
+      p_residence => v_residence, p_kind => 'delivery-dead', p_version => v_delivery.version, p_cause_id => v_delivery.id, p_now => p_now,
+      p_detail => jsonb_build_object(
         'delivery_id', v_delivery.id, 'subscription_id', case when not v_delivery.callback then v_delivery.subscription_id end,
-        'attempts', v_delivery.attempts, 'last_status', v_delivery.last_status)))
-    on conflict do nothing;
-    v_opened := v_opened + case when found then 1 else 0 end;
+        'attempts', v_delivery.attempts, 'last_status', v_delivery.last_status));
   end loop;
   return v_opened;
 end
@@ -19876,12 +19890,9 @@ begin
     where r.tenant_id = v_timer.tenant_id and r.instance_id = v_timer.instance_id
     for key share skip locked;
     continue when not found;
-    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
-    values (
-      v_timer.tenant_id, pawl_private.uuid_v7(p_now), 'timer-failing', v_timer.instance_id, v_residence.workflow, v_residence.state,
-      v_residence.visit_version, v_residence.since, p_now, jsonb_build_object('event', v_timer.event, 'error', left(v_timer.last_error, 1000)))
-    on conflict do nothing;
-    v_opened := v_opened + case when found then 1 else 0 end;
+    v_opened := v_opened + pawl_private.open_finding(
+      p_residence => v_residence, p_kind => 'timer-failing', p_version => v_residence.visit_version, p_cause_id => null, p_now => p_now,
+      p_detail => jsonb_build_object('event', v_timer.event, 'error', left(v_timer.last_error, 1000)));
   end loop;
   return v_opened;
 end
@@ -19929,13 +19940,9 @@ begin
       where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
       for key share skip locked;
       continue when not found;
-      insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
-      values (
-        v_task.tenant_id, pawl_private.uuid_v7(p_now), 'connection-missing', v_task.instance_id, v_residence.workflow, v_residence.state,
-        v_residence.visit_version, v_residence.since, v_task.id, p_now,
-        jsonb_build_object('task_id', v_task.id, 'task', v_task.name, 'connection', v_task.connection))
-      on conflict do nothing;
-      opened := opened + case when found then 1 else 0 end;
+      opened := opened + pawl_private.open_finding(
+        p_residence => v_residence, p_kind => 'connection-missing', p_version => v_residence.visit_version, p_cause_id => v_task.id,
+        p_now => p_now, p_detail => jsonb_build_object('task_id', v_task.id, 'task', v_task.name, 'connection', v_task.connection));
     end loop;
   end loop;
   upto := case when v_looked >= p_limit then upto else '' end;
