@@ -263,7 +263,7 @@ type Text struct {
 func CheckTexts(texts ...Text) error {
 	for _, t := range texts {
 		switch {
-		case !utf8.ValidString(t.Value) || strings.ContainsRune(t.Value, 0):
+		case !IsText(t.Value):
 			return MalformedAt(t.Pointer, "must be UTF-8 without NUL")
 		case utf8.RuneCountInString(t.Value) > t.Max:
 			return MalformedAt(t.Pointer, fmt.Sprintf("must have at most %d characters", t.Max))
@@ -271,6 +271,9 @@ func CheckTexts(texts ...Text) error {
 	}
 	return nil
 }
+
+// IsText reports whether PostgreSQL can store a text: it is UTF-8, and has no NUL.
+func IsText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // Decode reads one strict JSON document; see [definition.Decode]. The error is Malformed, with one
 // fault.

@@ -72,7 +72,7 @@ func parseWhere(text string, types map[string]string) (condition, error) {
 		}
 		return c, &Error{Kind: Malformed, Message: detail, Faults: []Fault{{Parameter: "where", Detail: detail}}}
 	}
-	if err := CheckTexts(Text{"", c.Value, 1000}); err != nil || len(c.Value) > 1000 || strings.ContainsRune(c.Value, 0) {
+	if err := CheckTexts(Text{"", c.Value, 1000}); err != nil || len(c.Value) > 1000 {
 		return c, BadParameter("where", "must have a value of at most 1000 bytes, of text in UTF-8")
 	}
 	quoted := len(c.Value) > 1 && strings.HasPrefix(c.Value, `"`) && strings.HasSuffix(c.Value, `"`)

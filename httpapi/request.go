@@ -156,7 +156,7 @@ func notAcceptable(types []string) error {
 // cleanURL parses the query. It refuses a path or a query with NUL, with bytes that are not
 // UTF-8, or with malformed escapes.
 func cleanURL(u *url.URL) (url.Values, error) {
-	if !isText(u.Path) {
+	if !fsm.IsText(u.Path) {
 		return nil, malformed("path", "must be UTF-8 without NUL")
 	}
 	query, err := url.ParseQuery(u.RawQuery)
@@ -164,8 +164,8 @@ func cleanURL(u *url.URL) (url.Values, error) {
 		return nil, malformed("query", "is not well formed: "+err.Error())
 	}
 	for name, values := range query {
-		if !isText(name) || !isText(strings.Join(values, "")) {
-			if !isText(name) {
+		if !fsm.IsText(name) || !fsm.IsText(strings.Join(values, "")) {
+			if !fsm.IsText(name) {
 				name = "query"
 			}
 			return nil, malformed(name, "must be UTF-8 without NUL")
@@ -173,8 +173,6 @@ func cleanURL(u *url.URL) (url.Values, error) {
 	}
 	return query, nil
 }
-
-func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // identify sets the principal, and checks its scopes, its rate and its tenant. method: that of the operation. With recall the
 // principal may be one that is remembered.
@@ -203,7 +201,7 @@ func (s *server) identify(ctx context.Context, r *request, method string, recall
 // principalOf returns the principal of a request; see authenticate.
 func (s *server) principalOf(ctx context.Context, h http.Header, recall bool) (principal, *fsm.Admission, error) {
 	actsFor := h.Get(tenantHeader)
-	if len(h.Values(tenantHeader)) > 0 && (!isText(actsFor) || actsFor == "" || utf8.RuneCountInString(actsFor) > 63) {
+	if len(h.Values(tenantHeader)) > 0 && (!fsm.IsText(actsFor) || actsFor == "" || utf8.RuneCountInString(actsFor) > 63) {
 		return principal{}, nil, malformed(tenantHeader, "must be 1 to 63 characters of UTF-8")
 	}
 	if s.auth != nil {
@@ -215,7 +213,7 @@ func (s *server) principalOf(ctx context.Context, h http.Header, recall bool) (p
 	}
 	p := principal{subject: "anonymous", home: s.config.Tenant, tenant: s.config.Tenant, open: true, grants: []grant{{scopes: Scopes()}}}
 	if actor := h.Get("X-Actor"); actor != "" {
-		if !isText(actor) || utf8.RuneCountInString(actor) > 255 {
+		if !fsm.IsText(actor) || utf8.RuneCountInString(actor) > 255 {
 			return p, nil, malformed("X-Actor", "must be at most 255 characters of UTF-8")
 		}
 		p.subject = actor

@@ -405,7 +405,7 @@ func checkNames(pointer string, names []string, most, longest int) (faults []fsm
 		return []fsm.Fault{{Pointer: pointer, Detail: fmt.Sprintf("must have at most %d names", most)}}
 	}
 	for i, name := range names {
-		if !isText(name) || name == "" || utf8.RuneCountInString(name) > longest {
+		if !fsm.IsText(name) || name == "" || utf8.RuneCountInString(name) > longest {
 			faults = append(faults, fsm.Fault{
 				Pointer: fmt.Sprintf("%s/%d", pointer, i), Detail: fmt.Sprintf("must be a name of 1 to %d characters, in UTF-8 without NUL", longest),
 			})
@@ -413,8 +413,6 @@ func checkNames(pointer string, names []string, most, longest int) (faults []fsm
 	}
 	return faults
 }
-
-func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 func isSlug(id string) bool {
 	for _, c := range id {

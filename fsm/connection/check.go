@@ -189,7 +189,7 @@ func checkCA(text string) error {
 			return fmt.Errorf("has a certificate, number %d, that cannot be read", n)
 		}
 	}
-	if n == 0 || strings.Contains(string(rest), "-----BEGIN") || !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+	if n == 0 || strings.Contains(string(rest), "-----BEGIN") || !fsm.IsText(text) {
 		return errors.New("must be certificates in PEM")
 	}
 	return nil
