@@ -18253,10 +18253,12 @@ begin
       set leased_until = least(v_now + v_lease, t.deadline_at), look_at = least(v_now + v_lease, t.deadline_at), leased_for = v_lease,
         progress = coalesce(v_report -> 'progress', t.progress), due_at = null
       where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
-      -- A lease that ran out, and that nobody has superseded, holds again.
-      update pawl.task_attempt a
-      set ended_at = null, result = null, error = null
-      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.number = v_task.attempts and a.result = 'expired';
+      if v_attempt.result = 'expired' then
+        -- A lease that ran out, and that nobody has superseded, holds again.
+        update pawl.task_attempt a
+        set ended_at = null, result = null, error = null
+        where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.number = v_task.attempts;
+      end if;
     elsif v_code = 'settled' then
       select s.* into v_settled from pawl_private.settle_task(v_task, v_attempt.kind, v_report, v_now) s;
       v_task := v_settled.task;
